@@ -1,0 +1,154 @@
+"""What an agent is: one durable step of a task, with everything that it needs passed in.
+
+An agent reads the brief and the outputs of earlier steps, may ask the model, streams what it
+writes, and gives one output with the decisions that led to it. It holds no state of its own, so
+a worker process hosts as many as it likes, and another may take over between any two steps.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+from uuid import UUID
+
+from mesh.contracts.base import Contract
+from mesh.contracts.email import Brief
+from mesh.contracts.tasks import Decision, TaskRequest
+from mesh.core.clock import Clock
+from mesh.llm.engine import LLMClient
+from mesh.streams.log import StreamWriter
+
+
+class StepOutput(Contract):
+    """A finished step, as the journal keeps it."""
+
+    name: str
+    position: int
+    output: dict[str, Any]
+    decisions: tuple[Decision, ...] = ()
+    degraded: bool = False
+    started_at: datetime
+
+
+class Journal(Protocol):
+    """Where finished steps are kept: what is committed here is never done again."""
+
+    async def finished(self) -> Mapping[str, StepOutput]:
+        """Every committed step by name."""
+        ...
+
+    async def commit(self, step: StepOutput) -> StepOutput:
+        """Keep the step and return what is kept: the first commit of a name wins.
+
+        Raises Fenced when a newer owner holds the task, Unavailable when the store stays away.
+        """
+        ...
+
+
+class MemoryJournal:
+    """A journal in memory: for tests, and for tasks that need not outlive their process."""
+
+    def __init__(self) -> None:
+        self._steps: dict[str, StepOutput] = {}
+
+    async def finished(self) -> Mapping[str, StepOutput]:
+        return dict(self._steps)
+
+    async def commit(self, step: StepOutput) -> StepOutput:
+        return self._steps.setdefault(step.name, step)
+
+
+class TimeLeft(Protocol):
+    """What a deadline has to say here (``mesh.resilience.deadline.Deadline`` does)."""
+
+    def remaining(self) -> float:
+        """Seconds left; zero or less when it has passed."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class AgentOptions:
+    """How agents use the model."""
+
+    max_tries: int = 3
+    """Calls of the model per piece of text before the template answers."""
+    default_model: str | None = None
+    """Model id for tasks that name none; None: the service's own default."""
+    call_timeout_s: float = 60.0
+    """Longest time for one call of the model."""
+    reserve_s: float = 0.5
+    """With less time than this left the template answers, so that the task still ends well."""
+    temperature: float = 0.4
+    """Of the first try; each further one adds ``temperature_step``."""
+    temperature_step: float = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class TaskInput:
+    """What a worker hands to ``run_task``."""
+
+    task_id: UUID
+    request: TaskRequest
+    worker: str = ""
+    """Name of the worker, for the ``task.started`` event."""
+    traceparent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepContext:
+    """Everything that one step may use."""
+
+    task: TaskInput
+    step: str
+    previous: Mapping[str, Mapping[str, Any]]
+    """Outputs of earlier steps by name."""
+    llm: LLMClient
+    writer: StreamWriter
+    options: AgentOptions
+    clock: Clock
+    deadline: TimeLeft
+    scratch: dict[str, Any] = field(default_factory=dict)
+    """Shared by the pieces of one step; never stored."""
+
+    @property
+    def brief(self) -> Brief:
+        return self.task.request.brief
+
+    @property
+    def model(self) -> str | None:
+        return self.task.request.model or self.options.default_model
+
+    def seed(self, piece: str, n: int) -> int:
+        """The same for the same task, step, piece and try: a resumed task samples alike."""
+        base = self.task.request.seed
+        root = self.task.task_id.int & 0x7FFFFFFF if base is None else base
+        return (root ^ zlib.crc32(f"{self.step}/{piece}/{n}".encode())) & 0x7FFFFFFF
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What an agent gives back."""
+
+    output: dict[str, Any]
+    decisions: tuple[Decision, ...] = ()
+    degraded: bool = False
+
+
+class Agent(Protocol):
+    """One kind of step."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def step(self) -> str: ...
+
+    async def run(self, context: StepContext) -> StepResult:
+        """Errors: DeadlineExceeded, UnknownModel, Fenced and Unavailable (stream log).
+
+        Other failures of the model are the agent's to handle: it degrades instead of failing.
+        """
+        ...
