@@ -1,0 +1,1 @@
+"""Load scripts. Each compares with what a user would pick instead, both in one run."""
