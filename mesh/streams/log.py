@@ -52,6 +52,19 @@ class StreamLog(Protocol):
         """The newest event, or None."""
         ...
 
+    async def seal(
+        self, stream: str, attempt: int, type: EventType, data: dict[str, Any]
+    ) -> Event | None:
+        """Append a terminal event unless the stream has one already; None: it had.
+
+        Atomic against every writer and every other ``seal``: of several parties that want to end
+        a stream (its worker, the gateway, the coordinator's sweep) one wins. The event is
+        (attempt, last sequence of that attempt + 1); a writer that comes later is Fenced. Works
+        on a stream that does not exist. Raises ValueError unless ``type`` is terminal, Fenced
+        when a later attempt has written, Unavailable when the log stays away.
+        """
+        ...
+
     def statistics(self) -> dict[str, int | float]: ...
 
     async def aclose(self) -> None: ...
