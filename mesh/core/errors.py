@@ -6,6 +6,8 @@
     ├── InvalidInput                 422     no    a field is wrong; details.field names it
     │   ├── MalformedBody            400     no    not JSON, NUL bytes, nested too deep
     │   ├── BodyTooLarge             413     no
+    │   ├── UnsupportedMedia         415     no    the Content-Type is not one that we read
+    │   ├── HeadersTooLarge          431     no
     │   └── UnknownModel             404     no
     ├── Unauthenticated              401     no
     ├── Forbidden                    403     no    details.scope names what is missing
@@ -82,6 +84,20 @@ class BodyTooLarge(InvalidInput):
     status = 413
 
 
+class UnsupportedMedia(InvalidInput):
+    """The Content-Type of the body is not one that this route reads."""
+
+    code = "unsupported_media_type"
+    status = 415
+
+
+class HeadersTooLarge(InvalidInput):
+    """The request headers are larger than allowed."""
+
+    code = "headers_too_large"
+    status = 431
+
+
 class UnknownModel(InvalidInput):
     """No engine serves this model."""
 
@@ -108,6 +124,13 @@ class NotFound(MailyError):
 
     code = "not_found"
     status = 404
+
+
+class MethodNotAllowed(MailyError):
+    """This path does not know this method."""
+
+    code = "method_not_allowed"
+    status = 405
 
 
 class Conflict(MailyError):

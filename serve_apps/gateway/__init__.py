@@ -1,0 +1,1 @@
+"""The edge: authenticate, authorise, validate, limit, translate. It keeps no state of its own."""

@@ -1,0 +1,130 @@
+"""Answers and errors as bytes: one JSON encoder, one error shape, nothing secret in either."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import orjson
+from pydantic import ValidationError
+from starlette.responses import Response
+
+from mesh.core.errors import InvalidInput, MailyError
+
+JSON = "application/json"
+MAX_ERRORS = 20
+_MAX_MESSAGE = 300
+
+_OPENAI_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+}
+_OPENAI_CODES = {
+    "unknown_model": "model_not_found",
+    "unauthenticated": "invalid_api_key",
+    "rate_limited": "rate_limit_exceeded",
+}
+
+
+def dumps(value: Any) -> bytes:
+    """Deterministic: the same value is always the same bytes."""
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+
+
+class Json(Response):
+    """A JSON answer, rendered by orjson in the order of its fields."""
+
+    media_type = JSON
+
+    def render(self, content: Any) -> bytes:
+        return content if isinstance(content, bytes) else orjson.dumps(content)
+
+
+def error_body(error: MailyError, trace_id: str, *, openai: bool) -> dict[str, Any]:
+    """``{"code","message","details","traceId"}``, for OpenAI clients with their ``error`` too."""
+    body = error.as_body(trace_id)
+    if openai:
+        body["error"] = {
+            "message": error.message,
+            "type": _OPENAI_TYPES.get(
+                error.status, "server_error" if error.status >= 500 else "invalid_request_error"
+            ),
+            "param": error.details.get("field"),
+            "code": _OPENAI_CODES.get(error.code, error.code),
+        }
+    return body
+
+
+def error_headers(error: MailyError) -> dict[str, str]:
+    """Retry-After where the error knows when to come back; at least one second."""
+    headers: dict[str, str] = {}
+    if error.retry_after_s is not None:
+        headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
+    elif error.status in (429, 503):
+        headers["retry-after"] = "1"
+    if error.status == 401:
+        headers["www-authenticate"] = 'Bearer realm="maily"'
+    return headers
+
+
+def invalid(
+    errors: Iterable[Mapping[str, Any]], data: Any = None, message: str = ""
+) -> InvalidInput:
+    """An InvalidInput that names each wrong field, from pydantic's errors.
+
+    Never echoes what the caller sent. ``data``: the parsed body, to tell the fields of the body
+    from the names that pydantic gives to the arms of a union.
+    """
+    named: dict[str, str] = {}
+    for error in errors:
+        field = _field(tuple(error.get("loc", ())), data, str(error.get("type", "")))
+        named.setdefault(field, str(error.get("msg", "is wrong"))[:_MAX_MESSAGE])
+        if len(named) >= MAX_ERRORS:
+            break
+    if not named:
+        named[""] = "is wrong"
+    first, text = next(iter(named.items()))
+    return InvalidInput(
+        message or (f"{first}: {text}" if first else text),
+        {
+            "field": first,
+            "errors": [{"field": name, "message": text} for name, text in named.items()],
+        },
+    )
+
+
+def invalid_field(field: str, message: str) -> InvalidInput:
+    """One wrong field, in the same shape."""
+    return invalid([{"loc": (field,), "msg": message}])
+
+
+def from_validation(error: ValidationError, data: Any) -> InvalidInput:
+    """Pydantic's error as ours."""
+    return invalid(
+        (
+            dict(item)
+            for item in error.errors(include_url=False, include_input=False, include_context=False)
+        ),
+        data,
+    )
+
+
+def _field(loc: tuple[Any, ...], data: Any, kind: str) -> str:
+    """``messages.0.content`` of pydantic's location; without ``data`` taken as it stands."""
+    if data is None:
+        return ".".join(str(part) for part in loc)
+    kept: list[str] = []
+    for index, part in enumerate(loc):
+        last = index == len(loc) - 1
+        if isinstance(data, dict) and part in data:
+            data = data[part]
+        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
+            data = data[part]
+        elif not (last and kind == "missing"):
+            continue  # the name of a union's arm or of a validator
+        kept.append(str(part)[:100])
+    return ".".join(kept)

@@ -1,0 +1,58 @@
+"""What the edge knows of a request once it has let it in, for the routes to read."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, cast
+
+from mesh.core.errors import Internal
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from mesh.security.principal import Principal
+
+SCOPE_KEY = "maily"
+
+
+@dataclass(slots=True)
+class RequestContext:
+    """One per request, under ``scope["maily"]``."""
+
+    trace_id: str
+    """32 hex digits."""
+    traceparent: str
+    """Of our own span: what the next hop is given."""
+    method: str
+    path: str
+    headers: dict[bytes, bytes]
+    started: float
+    """Monotonic seconds."""
+    route: str = "unmatched"
+    """The path's template; the label of metrics."""
+    openai: bool = False
+    """Whether OpenAI clients read the answer: errors then also stand under ``error``."""
+    principal: Principal | None = None
+    timeout_s: float = 300.0
+    """The whole request's, from ``started``."""
+    idempotency_key: str | None = None
+    body: bytes = b""
+    response_headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    """Added to whatever answers."""
+
+    @property
+    def who(self) -> Principal:
+        if self.principal is None:  # a route without a rule: the policy test forbids it
+            raise Internal
+        return self.principal
+
+    def request_hash(self) -> bytes:
+        """Of method, path and body, as an Idempotency-Key is bound to them. 32 bytes."""
+        digest = hashlib.sha256(f"{self.method} {self.path}\n".encode())
+        digest.update(self.body)
+        return digest.digest()
+
+
+def context_of(request: Request) -> RequestContext:
+    return cast(RequestContext, request.scope[SCOPE_KEY])

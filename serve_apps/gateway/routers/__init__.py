@@ -1,0 +1,1 @@
+"""Routes by capability. Each handler answers with bytes of its own making (see ``answers``)."""
