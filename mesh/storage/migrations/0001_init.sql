@@ -54,13 +54,21 @@ CREATE TABLE tasks (
     created_at       timestamptz NOT NULL DEFAULT now(),
     updated_at       timestamptz NOT NULL DEFAULT now(),
     finished_at      timestamptz,
-    deadline_at      timestamptz NOT NULL
-);
+    deadline_at      timestamptz NOT NULL,
+    -- When the stream got the task's terminal event. NULL on an ended task: the event is owed.
+    announced_at     timestamptz,
+    CHECK ((state IN ('queued', 'running')) = (finished_at IS NULL)),
+    CHECK (state <> 'running' OR (owner IS NOT NULL AND lease_until IS NOT NULL AND attempt > 0))
+) WITH (fillfactor = 80);  -- room for lease renewals on the same page: no index is touched by them
 CREATE UNIQUE INDEX tasks_idempotency ON tasks (workspace_id, idempotency_key)
     WHERE idempotency_key IS NOT NULL;
 CREATE INDEX tasks_by_workspace ON tasks (workspace_id, id DESC);
 -- Claiming reads only open tasks, best first; a partial index keeps it small for ever.
 CREATE INDEX tasks_open ON tasks (priority DESC, id) WHERE state IN ('queued', 'running');
+-- Admission counts a workspace's open tasks.
+CREATE INDEX tasks_open_by_workspace ON tasks (workspace_id) WHERE state IN ('queued', 'running');
+CREATE INDEX tasks_unannounced ON tasks (finished_at)
+    WHERE announced_at IS NULL AND state IN ('succeeded', 'failed', 'cancelled');
 
 -- One row per finished step: written in the same transaction that checks the task's epoch.
 CREATE TABLE steps (

@@ -1,0 +1,108 @@
+"""What the task repository takes and gives: one frozen dataclass a table, columns as fields."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field, fields
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import orjson
+
+from mesh.contracts.tasks import TaskKind, TaskState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewTask:
+    """A task to create. ``id`` is the caller's own UUIDv7: it makes ``create`` repeatable."""
+
+    id: UUID
+    workspace_id: UUID
+    kind: TaskKind
+    request: dict[str, Any]
+    deadline_at: datetime
+    priority: int = 0
+    idempotency_key: str | None = None
+    traceparent: str | None = None
+
+    def request_hash(self) -> bytes:
+        """SHA-256 of what was asked for: the deadline and the trace differ between repeats."""
+        asked = {"kind": self.kind, "priority": self.priority, "request": self.request}
+        return hashlib.sha256(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)).digest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskRow:
+    id: UUID
+    workspace_id: UUID
+    kind: TaskKind
+    state: TaskState
+    request: dict[str, Any]
+    priority: int
+    idempotency_key: str | None
+    traceparent: str | None
+    attempt: int
+    """The lease's epoch: grows by one with each claim, 0 before the first."""
+    owner: str | None
+    """Who claimed it last; kept when the task has ended."""
+    lease_until: datetime | None
+    cancel_requested: bool
+    degraded: bool
+    result: dict[str, Any] | None
+    error: dict[str, Any] | None
+    created_at: datetime
+    updated_at: datetime
+    finished_at: datetime | None
+    deadline_at: datetime
+    announced_at: datetime | None
+    """When its stream got the terminal event; None on an ended task: the event is owed."""
+
+    @classmethod
+    def from_record(cls, record: asyncpg.Record) -> TaskRow:
+        values = {name: record[name] for name in _TASK_FIELDS}
+        values["kind"] = TaskKind(values["kind"])
+        values["state"] = TaskState(values["state"])
+        return cls(**values)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewStep:
+    """A step that has finished and is about to be committed."""
+
+    name: str
+    position: int
+    output: dict[str, Any]
+    started_at: datetime
+    decisions: list[dict[str, Any]] = field(default_factory=list)
+    degraded: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRow:
+    task_id: UUID
+    name: str
+    position: int
+    attempt: int
+    """The epoch under which it was committed."""
+    output: dict[str, Any]
+    decisions: list[dict[str, Any]]
+    degraded: bool
+    started_at: datetime
+    finished_at: datetime
+
+    @classmethod
+    def from_record(cls, record: asyncpg.Record) -> StepRow:
+        return cls(**{name: record[name] for name in _STEP_FIELDS})
+
+
+@dataclass(frozen=True, slots=True)
+class RenewResult:
+    ok: bool
+    """False: fenced. Stop working on it, write nothing more."""
+    cancel_requested: bool
+
+
+_TASK_FIELDS = tuple(f.name for f in fields(TaskRow))
+_STEP_FIELDS = tuple(f.name for f in fields(StepRow))
