@@ -1,0 +1,139 @@
+"""Every metric of the runtime, in one place, with bounded labels.
+
+Several processes share one scrape: where prometheus_client runs in its multiprocess mode (its
+directory is set before the process starts) ``render`` adds them all up, and a dead process's
+gauges go with it. Elsewhere it renders this process alone.
+
+Labels never take a caller's text as it is: routes are templates, models are those configured,
+and ``bounded`` turns whatever exceeds its limit into ``other``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+REGISTRY = CollectorRegistry()
+
+_FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_SLOW = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300)
+_RATE = (1, 2, 5, 10, 20, 40, 60, 80, 100, 150, 200, 300, 500, 1_000, 2_000)
+
+
+def _counter(name: str, text: str, *labels: str) -> Counter:
+    return Counter(f"maily_{name}", text, labels, registry=REGISTRY)
+
+
+def _gauge(name: str, text: str, *labels: str) -> Gauge:
+    return Gauge(f"maily_{name}", text, labels, registry=REGISTRY, multiprocess_mode="livesum")
+
+
+def _histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+    return Histogram(f"maily_{name}", text, labels, registry=REGISTRY, buckets=buckets)
+
+
+# Edge
+REQUESTS = _counter("requests_total", "HTTP requests answered", "route", "method", "status")
+REQUEST_SECONDS = _histogram("request_seconds", "From head to last byte", _FAST, "route")
+RATE_LIMITED = _counter("rate_limited_total", "Requests refused by a rate limit")
+RATE_LIMITER_ERRORS = _counter("rate_limiter_errors_total", "Windows that could not be read")
+OVERLOADED = _counter("overloaded_total", "Work refused because a queue was full", "queue")
+QUEUE_DEPTH = _gauge("queue_depth", "Work waiting", "queue")
+
+# Model engines
+LLM_REQUESTS = _counter("llm_requests_total", "Generations ended", "model", "outcome")
+TTFT_SECONDS = _histogram("ttft_seconds", "Request to first token", _FAST, "model")
+TOKENS = _counter("tokens_total", "Tokens read (prompt) and written", "model", "direction")
+TOKENS_PER_SECOND = _histogram("tokens_per_second", "Of one generation", _RATE, "model")
+LLM_SLOTS = _gauge("llm_slots", "Slots of the engines: total, busy", "model", "state")
+EMBEDDED_TEXTS = _counter("embedded_texts_total", "Texts embedded", "model")
+
+# Tasks and agents
+TASKS = _counter("tasks_total", "Tasks ended", "kind", "outcome")
+TASK_SECONDS = _histogram("task_seconds", "Accepted to ended", _SLOW, "kind", "outcome")
+TASKS_RUNNING = _gauge("tasks_running", "Tasks that workers hold a lease of")
+STEP_SECONDS = _histogram("step_seconds", "One step of a pipeline", _SLOW, "step", "outcome")
+STEP_RETRIES = _counter("step_retries_total", "Model answers thrown away", "step")
+DEGRADED = _counter("degraded_total", "Steps that fell back to their template", "step")
+WORKERS = _gauge("workers", "Agent workers as the coordinator sees them", "state")
+FENCED = _counter("fenced_total", "Writes refused: a newer owner holds the lease", "what")
+LEASES_TAKEN_OVER = _counter("leases_taken_over_total", "Leases taken from a lost owner")
+
+# Streams
+STREAM_EVENTS = _counter("stream_events_total", "Events acknowledged by the log", "type")
+STREAM_COMMITS = _counter("stream_commits_total", "Round trips that wrote events")
+STREAM_READERS = _gauge("stream_readers", "Readers attached")
+STREAM_OVERFLOWS = _counter(
+    "stream_overflows_total", "Slow readers sent back from live feed to the log"
+)
+STREAM_GAPS = _counter("stream_gaps_total", "Readers that came after events had been trimmed")
+STREAM_RECONNECTS = _counter("stream_reconnects_total", "Lost connections to the log", "side")
+
+# Resilience
+BREAKER_STATE = _gauge("breaker_open", "Open circuit breakers", "name")
+BREAKER_TRANSITIONS = _counter("breaker_transitions_total", "Changes of state", "name", "to")
+RETRIES = _counter("retries_total", "Calls made again", "what")
+
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_seen: dict[str, set[str]] = {}
+
+
+def bounded(label: str, value: str, limit: int = 64) -> str:
+    """``value`` while at most ``limit`` different ones were seen for ``label``, else ``other``."""
+    known = _seen.setdefault(label, set())
+    if value in known:
+        return value
+    if len(known) >= limit:
+        return "other"
+    known.add(value)
+    return value
+
+
+def observe_request(route: str, method: str, status: int, seconds: float) -> None:
+    """Count one HTTP answer. ``route``: the template (``/v1/mesh/tasks/{id}``), never the path;
+    give ``unmatched`` where there is none."""
+    name = bounded("route", route)
+    verb = method if method in METHODS else "other"
+    REQUESTS.labels(name, verb, str(status)).inc()
+    REQUEST_SECONDS.labels(name).observe(seconds)
+
+
+def multiprocess() -> bool:
+    """Whether prometheus_client shares this process's figures through files."""
+    return bool(getattr(values.ValueClass, "_multiprocess", False))
+
+
+_LIVE_FILE = re.compile(r"^gauge_live[a-z]*_(\d+)\.db$")
+
+
+def _bury(directory: Path) -> None:
+    """Drop the live gauges of processes that are gone (a ``kill -9`` tells nobody)."""
+    for file in directory.glob("gauge_live*_*.db"):
+        match = _LIVE_FILE.match(file.name)
+        if match is None or Path("/proc", match[1]).exists():
+            continue
+        try:
+            os.kill(int(match[1]), 0)
+        except ProcessLookupError:
+            mark_process_dead(int(match[1]), str(directory))  # type: ignore[no-untyped-call]
+        except PermissionError:
+            continue  # alive, another user's
+
+
+def render(directory: Path | None = None) -> bytes:
+    """The text that Prometheus scrapes. Reads files: call it in a thread.
+
+    ``directory``: of the multiprocess files; None: the one that prometheus_client uses.
+    """
+    if not multiprocess() and directory is None:
+        return generate_latest(REGISTRY)
+    registry = CollectorRegistry()
+    collector = MultiProcessCollector(registry, None if directory is None else str(directory))  # type: ignore[no-untyped-call]
+    _bury(Path(collector._path))
+    return generate_latest(registry)
