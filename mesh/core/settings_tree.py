@@ -39,6 +39,12 @@ class GatewaySettings(_Section):
     queue_limit: int = Field(default=1_000, ge=1)
     """Open tasks per workspace."""
     sse_heartbeat_s: float = Field(default=15.0, gt=0)
+    access_log: Literal["all", "errors", "none"] = "errors"
+    """Which answers are logged: ``errors`` means 4xx, 5xx and slow ones; 5xx always are."""
+    slow_request_s: float = Field(default=5.0, gt=0)
+    """An answer that takes longer counts as slow (event streams never do)."""
+    max_ongoing_requests: int = Field(default=2_000, ge=10)
+    """Of one replica; readers of event streams stay open and count."""
     haproxy: bool = True
     """False: Serve's own Python proxy (slower; for platforms without HAProxy)."""
     haproxy_metrics_port: Port = Field(default=9101, ge=1, le=65535)
