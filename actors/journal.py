@@ -1,0 +1,72 @@
+"""The journal of one claimed task: its steps in PostgreSQL, fenced by the task's attempt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from uuid import UUID
+
+from actors.patience import PatienceOptions, persist
+from mesh.agents.agent import StepOutput, TimeLeft
+from mesh.contracts.tasks import Decision
+from mesh.core import metrics
+from mesh.core.clock import Clock
+from mesh.storage.tasks import NewStep, StepRow, TaskRepository
+
+
+class PostgresJournal:
+    """Waits for a database that is away, until the deadline; raises Fenced at once."""
+
+    def __init__(
+        self,
+        tasks: TaskRepository,
+        task_id: UUID,
+        attempt: int,
+        clock: Clock,
+        deadline: TimeLeft,
+        patience: PatienceOptions,
+    ) -> None:
+        self._tasks = tasks
+        self._task_id = task_id
+        self._attempt = attempt
+        self._clock = clock
+        self._deadline = deadline
+        self._patience = patience
+
+    async def finished(self) -> Mapping[str, StepOutput]:
+        rows = await persist(
+            lambda: self._tasks.steps(self._task_id), self._clock, self._deadline, self._patience
+        )
+        return {row.name: _output(row) for row in rows}
+
+    async def commit(self, step: StepOutput) -> StepOutput:
+        """A repeat (its first answer was lost) gives the step that is kept."""
+        new = NewStep(
+            name=step.name,
+            position=step.position,
+            output=step.output,
+            decisions=[decision.model_dump(mode="json") for decision in step.decisions],
+            degraded=step.degraded,
+            started_at=step.started_at,
+        )
+        row = await persist(
+            lambda: self._tasks.finish_step(self._task_id, self._attempt, new),
+            self._clock,
+            self._deadline,
+            self._patience,
+        )
+        metrics.STEP_SECONDS.labels(
+            step=metrics.bounded("step", row.name),
+            outcome="degraded" if row.degraded else "succeeded",
+        ).observe(max(0.0, self._clock.now() - step.started_at.timestamp()))
+        return _output(row)
+
+
+def _output(row: StepRow) -> StepOutput:
+    return StepOutput(
+        name=row.name,
+        position=row.position,
+        output=row.output,
+        decisions=tuple(Decision.model_validate(d) for d in row.decisions),
+        degraded=row.degraded,
+        started_at=row.started_at,
+    )
