@@ -1,0 +1,42 @@
+"""Scopes: what a credential may do. A closed set: unknown ones are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from mesh.core.errors import InvalidInput
+
+CHAT_WRITE = "chat:write"
+EMBEDDINGS_WRITE = "embeddings:write"
+MODELS_READ = "models:read"
+TASKS_READ = "tasks:read"
+TASKS_WRITE = "tasks:write"
+AGENTS_READ = "agents:read"
+METRICS_READ = "metrics:read"
+KEYS_ADMIN = "keys:admin"
+
+ALL_SCOPES = frozenset(
+    {
+        CHAT_WRITE,
+        EMBEDDINGS_WRITE,
+        MODELS_READ,
+        TASKS_READ,
+        TASKS_WRITE,
+        AGENTS_READ,
+        METRICS_READ,
+        KEYS_ADMIN,
+    }
+)
+
+
+def known_scopes(scopes: Iterable[str]) -> frozenset[str]:
+    """The scopes as a set. Raises InvalidInput when one is unknown or there is none."""
+    wanted = frozenset(scopes)
+    if unknown := sorted(wanted - ALL_SCOPES):
+        raise InvalidInput(
+            f"There is no scope {unknown[0]!r}.",
+            {"field": "scopes", "unknown": unknown, "known": sorted(ALL_SCOPES)},
+        )
+    if not wanted:
+        raise InvalidInput("Name at least one scope.", {"field": "scopes"})
+    return wanted
