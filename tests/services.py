@@ -21,6 +21,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 START_LIMIT_S = 30.0
 _PR_SET_PDEATHSIG = 1
 
@@ -43,15 +45,6 @@ def _dies_with_parent(sig: signal.Signals) -> Callable[[], None]:
     return preexec
 
 
-def _wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
-    limit = time.monotonic() + START_LIMIT_S
-    while not ready():
-        if process.poll() is not None or time.monotonic() > limit:
-            tail = log.read_text(errors="replace")[-2000:] if log.exists() else ""
-            raise RuntimeError(f"the server did not start (exit {process.poll()}):\n{tail}")
-        time.sleep(0.02)
-
-
 class Server:
     """A server process with its own folder."""
 
@@ -72,6 +65,12 @@ class Server:
         return {}
 
     def start(self) -> None:
+        """Returns when it takes connections. Blocks for some 0.3 s: see ``launch``."""
+        self.launch()
+        self.wait_ready()
+
+    def launch(self) -> None:
+        """Start the process and don't wait. Call it from the main thread: it dies with this one."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self._command(),
@@ -83,13 +82,24 @@ class Server:
                 start_new_session=True,  # Ctrl-C is for pytest, which then stops us in order
                 **self._identity(),
             )
-        _wait_until(self._ready, self.process, self.log)
+
+    def wait_ready(self) -> None:
+        assert self.process is not None
+        limit = time.monotonic() + START_LIMIT_S
+        while not self._ready():
+            if self.process.poll() is not None or time.monotonic() > limit:
+                tail = self.log.read_text(errors="replace")[-2000:] if self.log.exists() else ""
+                raise RuntimeError(f"no start (exit {self.process.poll()}):\n{tail}")
+            time.sleep(0.02)
 
     def kill(self) -> None:
         """``kill -9``: no goodbye, nothing flushed."""
         assert self.process is not None
+        children = psutil.Process(self.process.pid).children(recursive=True)
         self.process.kill()
         self.process.wait(10)
+        # PostgreSQL's children see that and leave; it can't start again before they have.
+        psutil.wait_procs(children, timeout=10)
 
     def close(self) -> None:
         if self.process is not None and self.process.poll() is None:

@@ -44,10 +44,9 @@ VALUES ($1, $2, $3, $4, $5, $6, $7)
 ON CONFLICT (id) DO NOTHING
 """
 _GET = _COLUMNS + "WHERE api_keys.id = $1"
-_LIST = (
-    _COLUMNS
-    + "WHERE $1::text IS NULL OR workspaces.name = $1 ORDER BY api_keys.created_at, api_keys.id"
-)
+_LIST = _COLUMNS + "ORDER BY api_keys.created_at, api_keys.id"
+_LIST_BY_NAME = _COLUMNS + "WHERE workspaces.name = $1 ORDER BY api_keys.created_at, api_keys.id"
+_LIST_BY_ID = _COLUMNS + "WHERE workspaces.id = $1 ORDER BY api_keys.created_at, api_keys.id"
 _REVOKE = "UPDATE api_keys SET revoked_at = coalesce(revoked_at, $2) WHERE id = $1 RETURNING id"
 _USED = "UPDATE api_keys SET last_used_at = $2 WHERE id = $1"
 
@@ -123,12 +122,12 @@ class KeyService:
 
     async def create(
         self,
-        workspace: str,
+        workspace: str | UUID,
         name: str,
         scopes: Iterable[str],
         expires_in_s: float | None = None,
     ) -> NewKey:
-        """A new key for the workspace of that name (made when there is none).
+        """A new key for the workspace of that name (made when there is none) or of that id.
 
         Raises InvalidInput (unknown scope, bad name, lifetime not in (0, ten years]).
         """
@@ -138,7 +137,10 @@ class KeyService:
             raise InvalidInput(
                 f"expires_in_s: more than 0, at most {MAX_LIFETIME_S}.", {"field": "expires_in_s"}
             )
-        workspace_id = await self.ensure_workspace(workspace)
+        if isinstance(workspace, UUID):
+            workspace_id = workspace
+        else:
+            workspace_id = await self.ensure_workspace(workspace)
         key_id, secret = secrets.token_hex(8), secrets.token_hex(32)
         now = self._now()
         await self._db.fetch(
@@ -151,9 +153,7 @@ class KeyService:
             now,
             None if expires_in_s is None else now + timedelta(seconds=expires_in_s),
         )
-        record = await self._db.fetchrow(_GET, key_id)
-        assert record is not None
-        return NewKey(key=f"mk_{key_id}_{secret}", info=_info(record))
+        return NewKey(key=f"mk_{key_id}_{secret}", info=await self.info(key_id))
 
     async def verify(self, key: str) -> Principal:
         """Raises Unauthenticated. Takes as long for an unknown id as for a wrong secret."""
@@ -186,9 +186,22 @@ class KeyService:
             expires_at=None if expires_at is None else expires_at.timestamp(),
         )
 
-    async def list(self, workspace: str | None = None) -> builtins.list[KeyInfo]:
-        """All keys (of that workspace), oldest first, revoked ones too."""
-        return [_info(record) for record in await self._db.fetch(_LIST, workspace)]
+    async def info(self, key_id: str) -> KeyInfo:
+        """Raises NotFound."""
+        record = await self._db.fetchrow(_GET, key_id)
+        if record is None:
+            raise NotFound("There is no such key.", {"id": key_id[:100]})
+        return _info(record)
+
+    async def list(self, workspace: str | UUID | None = None) -> builtins.list[KeyInfo]:
+        """All keys (of the workspace of that name or id), oldest first, revoked ones too."""
+        if workspace is None:
+            records = await self._db.fetch(_LIST)
+        elif isinstance(workspace, UUID):
+            records = await self._db.fetch(_LIST_BY_ID, workspace)
+        else:
+            records = await self._db.fetch(_LIST_BY_NAME, workspace)
+        return [_info(record) for record in records]
 
     async def revoke(self, key_id: str) -> KeyInfo:
         """From now on the key is refused; the first revocation's time stays. Raises NotFound.
@@ -197,9 +210,7 @@ class KeyService:
         """
         if await self._db.fetchrow(_REVOKE, key_id, self._now()) is None:
             raise NotFound("There is no such key.", {"id": key_id[:100]})
-        record = await self._db.fetchrow(_GET, key_id)
-        assert record is not None
-        return _info(record)
+        return await self.info(key_id)
 
 
 def _hash(secret: str) -> bytes:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from mesh.core.errors import Conflict, IdempotencyMismatch
-from mesh.storage.pool import Connection, Database
+from mesh.storage.pool import RETRY_S, Database
 
 MAX_BODY_BYTES = 4_194_304
 """An answer larger than this is not kept: its key is freed."""
@@ -70,8 +70,8 @@ class IdempotencyRepository:
 
         Raises IdempotencyMismatch (other request) and Conflict (the first is still running).
         """
-
-        async def work(connection: Connection) -> Stored | None:
+        # Waits for the server, but never repeats: our own lock would look like another request's.
+        async with self._db.transaction(wait_s=RETRY_S) as connection:
             # Twice: the row that made us fail may be gone (abandoned) when we look at it.
             for _ in range(2):
                 taken = await connection.fetchrow(
@@ -88,10 +88,6 @@ class IdempotencyRepository:
                     return Stored(kept["status"], kept["content_type"], kept["body"])
                 raise _in_progress(kept["locked_s"])
             raise _in_progress(1.0)
-
-        async with self._db.transaction() as connection:
-            # Not retried after a lost answer: our own lock would look like another request's.
-            return await work(connection)
 
     async def complete(
         self,

@@ -66,8 +66,10 @@ def _is_lost(error: BaseException | None) -> bool:
 
 def _may_repeat(error: BaseException) -> bool:
     cause = error.__cause__
+    if not isinstance(error, Unavailable) or isinstance(cause, TimeoutError):
+        return False  # who has waited a whole command timeout need not wait again
     # Outside of a connection (opening one) a missing or refusing socket is an OSError.
-    return isinstance(error, Unavailable) and (_is_lost(cause) or isinstance(cause, OSError))
+    return _is_lost(cause) or isinstance(cause, OSError)
 
 
 def _unavailable(cause: BaseException) -> Unavailable:
@@ -156,18 +158,25 @@ class Database:
         except TimeoutError:
             self._pool.terminate()
 
-    @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Connection]:
-        """A connection for some statements. Do nothing but SQL inside: others wait for it.
-
-        Raises Unavailable (the server does not answer, or no connection got free in the command
-        timeout) and InvalidInput (text that PostgreSQL can't store: NUL).
-        """
+    async def _acquire(self) -> PoolConnectionProxy[asyncpg.Record]:
         try:
-            connection = await self._pool.acquire(timeout=self._acquire_s)
+            return await self._pool.acquire(timeout=self._acquire_s)
         except (*_LOST, OSError, asyncpg.InterfaceError) as error:  # TimeoutError is an OSError
             self._unavailable += 1
             raise _unavailable(error) from error
+
+    @asynccontextmanager
+    async def connection(self, *, wait_s: float = 0.0) -> AsyncIterator[Connection]:
+        """A connection for some statements. Do nothing but SQL inside: others wait for it.
+
+        ``wait_s``: how long to try to connect while the server is away; statements that were sent
+        are never repeated here. Raises Unavailable (the server does not answer, or no connection
+        got free in the command timeout) and InvalidInput (text that can't be stored: NUL).
+        """
+        if wait_s > 0:
+            connection = await self.retry(self._acquire, retry_s=wait_s)
+        else:
+            connection = await self._acquire()
         try:
             yield connection
         except _UNSTORABLE as error:
@@ -184,9 +193,9 @@ class Database:
             await self._pool.release(connection)
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Connection]:
+    async def transaction(self, *, wait_s: float = 0.0) -> AsyncIterator[Connection]:
         """A connection inside a transaction: committed at the end, rolled back by an exception."""
-        async with self.connection() as connection, connection.transaction():
+        async with self.connection(wait_s=wait_s) as connection, connection.transaction():
             yield connection
 
     async def retry(self, operation: Callable[[], Awaitable[T]], *, retry_s: float = RETRY_S) -> T:
