@@ -28,7 +28,5 @@ async def run_task(
     Fenced, Unavailable (journal or stream log). Whatever else the model does, or if it does
     nothing at all, the task ends with a valid email that says ``degraded``.
     """
-    outputs = await build_pipeline().run(
-        task_input, llm, writer, journal, options, clock, deadline
-    )
+    outputs = await build_pipeline().run(task_input, llm, writer, journal, options, clock, deadline)
     return assemble(task_input.request.brief, outputs)

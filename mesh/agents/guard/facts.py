@@ -1,0 +1,116 @@
+"""What a brief holds: the only things that a text about it may claim."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from functools import cached_property
+
+from mesh.agents.guard import patterns as p
+from mesh.contracts.email import Brief
+
+_PERCENT = {"%", "percent", "per cent", "prozent", "pour cent", "por ciento"}
+_MONEY = {
+    "usd": "$",
+    "dollar": "$",
+    "eur": "€",
+    "euro": "€",
+    "gbp": "£",
+    "pound": "£",
+}
+
+
+def fold(text: str) -> str:
+    """Lower case, compatibility forms and typographic dots and quotes made plain."""
+    text = unicodedata.normalize("NFKC", text).translate(p.DOTS)
+    return text.replace("’", "'").replace("‑", "-").casefold()
+
+
+def numbers(text: str) -> set[tuple[str, str]]:
+    """Every figure as (number, unit); the unit is ``%``, a currency sign or empty."""
+    found = set()
+    for match in p.NUMBER.finditer(fold(text)):
+        unit = (match["before"] or match["after"] or "").strip()
+        if unit in _PERCENT:
+            unit = "%"
+        unit = _MONEY.get(unit.rstrip("s"), unit)
+        found.add((match["n"].strip(".,:"), unit))
+    return found
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A brief seen by guardrails."""
+
+    brief: Brief
+
+    @cached_property
+    def text(self) -> str:
+        """All free text of the brief: an attacker's words too, so it never vouches for links."""
+        brief = self.brief
+        parts = [brief.goal, brief.product, brief.brand, brief.audience, *brief.key_points]
+        parts += [link.label for link in brief.links]
+        return "\n".join(parts)
+
+    @cached_property
+    def folded(self) -> str:
+        return fold(self.text)
+
+    @cached_property
+    def words(self) -> frozenset[str]:
+        return frozenset(p.WORD.findall(self.folded))
+
+    @cached_property
+    def stems(self) -> frozenset[str]:
+        return frozenset(stem(word) for word in self.words)
+
+    @cached_property
+    def figures(self) -> frozenset[tuple[str, str]]:
+        return frozenset(numbers(self.text))
+
+    @cached_property
+    def plain_figures(self) -> frozenset[str]:
+        return frozenset(n for n, _ in self.figures)
+
+    @cached_property
+    def emails(self) -> frozenset[str]:
+        return frozenset(m.rstrip(".") for m in p.EMAIL.findall(self.folded))
+
+    @cached_property
+    def phones(self) -> frozenset[str]:
+        return frozenset(re.sub(r"\D", "", m) for m in p.PHONE.findall(self.folded))
+
+    @cached_property
+    def hosts(self) -> frozenset[str]:
+        """Hosts of the brief's links, and of a brand that is itself a domain."""
+        hosts = {(link.url.host or "").casefold() for link in self.brief.links}
+        hosts |= {host.removeprefix("www.") for host in hosts}
+        hosts |= {m.group().rstrip("/") for m in p.DOMAIN.finditer(fold(self.brief.brand))}
+        return frozenset(hosts - {""})
+
+    @cached_property
+    def urls(self) -> frozenset[str]:
+        return frozenset(str(link.url) for link in self.brief.links)
+
+    def has_claim(self, group: tuple[str, ...]) -> bool:
+        return any(has_phrase(self.folded, phrase) for phrase in group)
+
+    @cached_property
+    def allowed_claims(self) -> frozenset[int]:
+        """Indexes of the groups of ``CLAIMS`` that the brief itself uses."""
+        return frozenset(i for i, group in enumerate(p.CLAIMS) if self.has_claim(group))
+
+
+def has_phrase(folded: str, phrase: str) -> bool:
+    """Whether a word of ``folded`` starts with ``phrase`` (short ones must match whole)."""
+    end = "" if len(phrase) >= 6 else r"(?![^\W\d_])"
+    return re.search(rf"(?<![^\W\d_]){re.escape(phrase)}{end}", folded) is not None
+
+
+def stem(word: str) -> str:
+    """A crude stem, enough to see that ``plants`` speaks of a ``plant``."""
+    for suffix in ("ing", "ies", "ed", "es", "s", "ly"):
+        if word.endswith(suffix) and len(word) - len(suffix) >= 3:
+            return word[: -len(suffix)]
+    return word

@@ -1,0 +1,1 @@
+"""``write_email``: brief → strategy → subject lines → preheader → body → review."""

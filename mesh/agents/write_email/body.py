@@ -1,0 +1,101 @@
+"""Step 4: the body. Facts are the brief's own words; the model writes what joins them."""
+
+from __future__ import annotations
+
+from mesh.agents import templates
+from mesh.agents.agent import StepContext, StepResult
+from mesh.agents.generate import Piece, Writer, decision_notes
+from mesh.agents.guard.facts import Facts, fold
+from mesh.agents.guard.repair import sentences
+from mesh.agents.write_email import prompts
+from mesh.contracts.email import Block
+from mesh.contracts.tasks import Decision
+
+_MAX_BULLETS = 6
+
+
+class BodyWriter:
+    name = "body-writer"
+    step = "body"
+
+    async def run(self, context: StepContext) -> StepResult:
+        facts = Facts(context.brief)
+        writer = Writer(context, facts)
+        writer.shown.separator = "\n\n"
+        blocks: list[Block] = []
+        heading = templates.topic(facts, 80) or templates.brand(facts)
+        if heading:
+            await writer.shown.say(heading)
+            blocks.append(Block(kind="heading", text=heading))
+        if greeting := templates.greeting(facts):
+            await writer.shown.say(greeting)
+            blocks.append(Block(kind="paragraph", text=greeting))
+
+        opening = await writer.write("opening", prompts.opening(facts), prompts.OPENING)
+        first = opening.text or await writer.fall_back(templates.opening(facts))
+        blocks.append(Block(kind="paragraph", text=first))
+
+        if points := bullets(facts, first):
+            await writer.shown.say("\n".join(f"• {point}" for point in points))
+            blocks.append(Block(kind="bullets", items=points))
+
+        def repeats(text: str) -> list[str]:
+            said = {fold(s) for s in sentences(first)}
+            return ["repeats the opening"] if any(fold(s) in said for s in sentences(text)) else []
+
+        closing = await writer.write(
+            "closing", prompts.closing(facts), prompts.CLOSING, also=repeats
+        )
+        last = closing.text or templates.closing(facts)
+        if last:
+            if closing.text is None:
+                await writer.fall_back(last)
+            blocks.append(Block(kind="paragraph", text=last))
+        blocks += await self._buttons(context, facts, writer)
+        pieces = {"opening": opening, "closing": closing}
+        degraded = any(piece.text is None for piece in pieces.values())
+        return StepResult(
+            {"blocks": [block.model_dump() for block in blocks]},
+            tuple(self._decision(name, piece, blocks) for name, piece in pieces.items()),
+            degraded,
+        )
+
+    async def _buttons(self, context: StepContext, facts: Facts, writer: Writer) -> list[Block]:
+        """One button per link of the brief, the first three: their addresses are never copied
+        by the model."""
+        action = str(context.previous["strategy"]["call_to_action"])
+        found: list[Block] = []
+        for index, link in enumerate(context.brief.links[:3]):
+            label = action if index == 0 else templates.button_label(facts, link.label)
+            await writer.shown.say(f"→ {label}")
+            found.append(Block(kind="button", text=label, url=str(link.url)))
+        return found
+
+    def _decision(self, name: str, piece: Piece, blocks: list[Block]) -> Decision:
+        text = piece.text
+        if text is None:
+            paragraphs = [b.text for b in blocks if b.kind == "paragraph"]
+            text = paragraphs[-1] if name == "closing" else paragraphs[0]
+        return Decision(
+            agent=self.name,
+            what=name,
+            chosen=text,
+            candidates=[{"text": r["text"], "score": 0.0} for r in piece.rejected]
+            + [{"text": text, "score": 1.0}],
+            reason=f"the brief's own words: {piece.failure}"
+            if piece.text is None
+            else f"passed every check after {piece.tries} tries",
+            repairs=decision_notes([piece]),
+            degraded=piece.text is None,
+        )
+
+
+def bullets(facts: Facts, opening: str) -> list[str]:
+    """The brief's key points that the opening does not already say word by word."""
+    said = fold(opening)
+    points = []
+    for point in facts.brief.key_points:
+        text = templates.shorten(templates.safe(point, facts), 200)
+        if text and fold(text).rstrip(" .") not in said and text not in points:
+            points.append(text)
+    return points[:_MAX_BULLETS]

@@ -1,0 +1,50 @@
+"""Step 3: the line that mail programs show beside the subject."""
+
+from __future__ import annotations
+
+from mesh.agents import templates
+from mesh.agents.agent import StepContext, StepResult
+from mesh.agents.generate import Writer, decision_notes
+from mesh.agents.guard.facts import Facts, fold
+from mesh.agents.write_email import prompts
+from mesh.contracts.tasks import Decision
+
+
+class PreheaderWriter:
+    name = "preheader-writer"
+    step = "preheader"
+
+    async def run(self, context: StepContext) -> StepResult:
+        facts = Facts(context.brief)
+        writer = Writer(context, facts)
+        subject = str(context.previous["subject_lines"]["chosen"])
+
+        def repeats(text: str) -> list[str]:
+            a, b = fold(text).rstrip(" ."), fold(subject).rstrip(" .")
+            return ["repeats the subject"] if a in b or b in a else []
+
+        piece = await writer.write(
+            "preheader", prompts.preheader(facts, subject), prompts.PREHEADER, also=repeats
+        )
+        text = piece.text
+        degraded = text is None
+        if text is None:
+            text = await writer.fall_back(templates.preheader(facts, subject))
+        return StepResult(
+            {"text": text},
+            (
+                Decision(
+                    agent=self.name,
+                    what="preheader",
+                    chosen=text,
+                    candidates=[{"text": r["text"], "score": 0.0} for r in piece.rejected]
+                    + [{"text": text, "score": 1.0}],
+                    reason=f"the brief's own words: {piece.failure}"
+                    if degraded
+                    else f"passed every check after {piece.tries} tries",
+                    repairs=decision_notes([piece]),
+                    degraded=degraded,
+                ),
+            ),
+            degraded,
+        )

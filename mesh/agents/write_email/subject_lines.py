@@ -1,0 +1,71 @@
+"""Step 2: three subject lines from three angles, ranked by an explainable score."""
+
+from __future__ import annotations
+
+from mesh.agents import templates
+from mesh.agents.agent import StepContext, StepResult
+from mesh.agents.generate import Piece, Writer, decision_notes
+from mesh.agents.guard.facts import Facts
+from mesh.agents.scoring import HeuristicScorer, SubjectScorer
+from mesh.agents.write_email import prompts
+from mesh.contracts.tasks import Decision
+
+WANTED = 3
+
+
+class SubjectLineWriter:
+    name = "subject-line-writer"
+    step = "subject_lines"
+
+    def __init__(self, scorer: SubjectScorer | None = None) -> None:
+        self.scorer = scorer or HeuristicScorer()
+
+    async def run(self, context: StepContext) -> StepResult:
+        facts = Facts(context.brief)
+        writer = Writer(context, facts)
+        lines: list[tuple[str, str]] = []
+        pieces: list[Piece] = []
+
+        def repeats(text: str) -> list[str]:
+            known = {line.casefold() for line, _ in lines}
+            return ["repeats another line"] if text.casefold() in known else []
+
+        for angle in prompts.SUBJECT_ANGLES:
+            piece = await writer.write(
+                angle, prompts.subject(facts, angle), prompts.SUBJECT, also=repeats
+            )
+            pieces.append(piece)
+            if piece.text is not None:
+                lines.append((piece.text, angle))
+        written = len(lines)
+        for text in templates.subjects(facts):
+            if len(lines) >= WANTED:
+                break
+            if not repeats(text):
+                lines.append((await writer.fall_back(text), "template"))
+        scored = sorted(
+            ((self.scorer.score(text, facts), text, source) for text, source in lines),
+            key=lambda entry: -entry[0].value,
+        )
+        best = scored[0]
+        # A line from the template completes the three; the step is degraded only when the
+        # template's line is the one that goes out.
+        degraded = best[2] == "template" or written == 0
+        return StepResult(
+            {"chosen": best[1], "candidates": [text for _, text, _ in scored]},
+            (
+                Decision(
+                    agent=self.name,
+                    what="subject",
+                    chosen=best[1],
+                    candidates=[
+                        {"text": text, "score": s.value, "parts": s.parts, "source": source}
+                        for s, text, source in scored
+                    ],
+                    reason=f"highest score ({self.scorer.name}): {best[0].reason}",
+                    repairs=decision_notes(pieces),
+                    degraded=degraded,
+                ),
+            ),
+            degraded,
+        )
