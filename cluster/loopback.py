@@ -1,0 +1,50 @@
+"""Keep a single-host Ray on 127.0.0.1.
+
+Ray resolves ``127.0.0.1`` to the host's outward address, binds its servers there and hands it to
+every process. Two functions decide that. With both replaced, GCS, raylet, agents, dashboard and
+workers bind loopback alone. Every driver must do the same before ``ray.init``: one that does not
+looks for the node under another address and hangs.
+
+The head's own processes are started by ``python -m cluster.loopback start --head …``, which takes
+the arguments of ``ray``. ``MAILY_LOOPBACK=1`` in the environment says that a process belongs to
+such a Ray.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+
+LOOPBACK_VARIABLE = "MAILY_LOOPBACK"
+ADDRESS = "127.0.0.1"
+
+
+def apply(environ: Mapping[str, str] | None = None) -> bool:
+    """Patch Ray in this process when ``MAILY_LOOPBACK=1``; call it before ``ray.init``.
+
+    Returns whether it did.
+    """
+    environ = os.environ if environ is None else environ
+    if environ.get(LOOPBACK_VARIABLE) != "1":
+        return False
+    from ray._private import services
+
+    services.resolve_ip_for_localhost = lambda host: host
+    services.get_node_ip_address = lambda address=None: ADDRESS
+    return True
+
+
+def main() -> None:
+    apply({LOOPBACK_VARIABLE: "1"})
+    from ray._private.node import Node
+    from ray.scripts import scripts
+
+    # Nobody speaks the Ray client protocol here, and its fixed port would clash between instances.
+    Node.start_ray_client_server = lambda self: None
+    sys.argv[0] = "ray"
+    scripts.main()
+
+
+if __name__ == "__main__":
+    main()
