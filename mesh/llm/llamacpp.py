@@ -1,0 +1,290 @@
+"""llama.cpp in this process (xllamacpp): its scheduler batches all slots, we feed and drain it.
+
+A request occupies one thread, which llama.cpp calls back once per token; chunks pass to the
+event loop through a deque with one wake-up per burst. Chunks stay the JSON bytes that llama.cpp
+made: whoever relays them never pays for parsing (``stream_raw``). A request always runs as a
+stream inside, so that a unary call can be cancelled at any token as well, and asks for prompt
+progress, so that even a long prompt can be cancelled between two batches.
+
+xllamacpp also opens llama.cpp's own HTTP server on a loopback port; it can't be turned off, so
+it gets a random API key that nobody else knows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import xllamacpp
+
+from mesh.core.errors import (
+    EngineError,
+    InvalidInput,
+    MailyError,
+    Unavailable,
+    UnknownModel,
+)
+from mesh.llm.admission import Admission
+from mesh.llm.assemble import assemble_chat, assemble_completion
+from mesh.llm.engine import EngineInfo, Wire
+from mesh.llm.llamacpp_errors import from_chunk, from_exception
+from mesh.llm.run import Run
+from mesh.llm.signals import keep_signal_handlers
+
+_PROGRESS = b'"prompt_progress":'
+_TIMINGS = b'"timings":'
+_ROLE = b'"role":'
+_ERROR = b'{"error":'
+
+
+@dataclass(frozen=True, slots=True)
+class LlamaCppOptions:
+    """How the engine uses the machine."""
+
+    threads: int = 1
+    """That generate. llama.cpp's threads spin: fewer than there are cores."""
+    batch_threads: int = 1
+    """That read prompts."""
+    slots: int = 8
+    """Requests at once."""
+    context_tokens: int = 2_048
+    """Prompt and answer together, per slot."""
+    queue_limit: int = 64
+    """Requests that wait for a slot; more are refused."""
+    batch_tokens: int = 256
+    """Prompt tokens per step: between two steps others get their token, and a cancelled prompt
+    stops."""
+    poll: int = 50
+    """0 to 100: how long idle compute threads spin before they sleep."""
+
+
+class LlamaCppEngine:
+    """An Engine; see ``mesh.llm.engine`` for errors. Build it off the event loop: loading a
+    model blocks. Raises Unavailable when the file is missing or is no model."""
+
+    def __init__(
+        self, model_path: Path, model_id: str, options: LlamaCppOptions | None = None
+    ) -> None:
+        self.options = options or LlamaCppOptions()
+        self.model_id = model_id
+        self.api_key = secrets.token_urlsafe(32)
+        self._server = _start(model_path, model_id, self.options, self.api_key)
+        self._admission = Admission(self.options.slots, self.options.queue_limit)
+        self._threads = ThreadPoolExecutor(self.options.slots, thread_name_prefix="llama")
+        self._runs: set[Run] = set()
+        self._requests = 0
+        self._tokens = 0
+        self._cancelled = 0
+        self._after_cancel = 0
+
+    @property
+    def info(self) -> EngineInfo:
+        return EngineInfo(
+            name="llama.cpp",
+            models=(self.model_id,),
+            context_tokens=self.options.context_tokens,
+            slots=self.options.slots,
+        )
+
+    @property
+    def listening_address(self) -> str:
+        """Of llama.cpp's own HTTP server, ``http://127.0.0.1:PORT``; wants ``api_key``."""
+        return str(self._server.listening_address) if self._server is not None else ""
+
+    async def stream_raw(
+        self, body: Wire, *, chat: bool, timeout_s: float
+    ) -> AsyncIterator[list[bytes]]:
+        """Chunks as the JSON bytes that llama.cpp wrote, in bursts of what there is. The first
+        error is raised, never yielded."""
+        self._check_model(body)
+        request = orjson.dumps(_engine_body(body))
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        async with self._admission.slot(timeout_s):
+            server = self._server
+            if server is None:
+                raise Unavailable("the engine is shutting down", retry_after_s=1.0)
+            handle = server.handle_chat_completions if chat else server.handle_completions
+            self._requests += 1
+            run = Run(loop)
+            self._runs.add(run)
+            run.start(self._threads, handle, request)
+            clean = _Cleaner(chat)
+            try:
+                async for burst in run.bursts(deadline):
+                    if out := clean(burst):
+                        yield out
+            except MailyError:
+                raise
+            except (RuntimeError, ValueError) as exc:
+                raise from_exception(exc) from exc
+            finally:
+                await self._end(run)
+
+    async def stream_chat(self, body: Wire, *, timeout_s: float) -> AsyncIterator[Wire]:
+        raw = self.stream_raw(body, chat=True, timeout_s=timeout_s)
+        try:
+            async for burst in raw:
+                for chunk in burst:
+                    yield orjson.loads(chunk)
+        finally:
+            await raw.aclose()  # type: ignore[attr-defined]
+
+    async def chat(self, body: Wire, *, timeout_s: float) -> Wire:
+        return assemble_chat(await self._collect(body, chat=True, timeout_s=timeout_s))
+
+    async def stream_completion(self, body: Wire, *, timeout_s: float) -> AsyncIterator[Wire]:
+        raw = self.stream_raw(body, chat=False, timeout_s=timeout_s)
+        try:
+            async for burst in raw:
+                for chunk in burst:
+                    yield orjson.loads(chunk)
+        finally:
+            await raw.aclose()  # type: ignore[attr-defined]
+
+    async def complete(self, body: Wire, *, timeout_s: float) -> Wire:
+        return assemble_completion(await self._collect(body, chat=False, timeout_s=timeout_s))
+
+    async def embed(self, texts: Sequence[str], *, timeout_s: float) -> list[list[float]]:
+        raise InvalidInput(
+            "this model gives no embeddings; ask the embedding model", {"field": "model"}
+        )
+
+    def statistics(self) -> dict[str, int | float]:
+        return {
+            "active": self._admission.active,
+            "queued": self._admission.queued,
+            "slots": self.options.slots,
+            "refused": self._admission.refused,
+            "requests": self._requests,
+            "tokens_generated": self._tokens + sum(run.tokens for run in self._runs),
+            "cancelled": self._cancelled,
+            "tokens_after_cancel": self._after_cancel,
+        }
+
+    async def check(self) -> None:
+        """Raises Unavailable once closed. llama.cpp lives in this process: it can't die alone."""
+        if self._server is None:
+            raise Unavailable("the engine is shutting down", retry_after_s=1.0)
+
+    async def aclose(self) -> None:
+        """Cancel what runs, then free the model."""
+        self._admission.close()
+        for run in tuple(self._runs):
+            run.cancel()
+        server, self._server = self._server, None
+        await asyncio.to_thread(self._threads.shutdown, True)
+        await asyncio.to_thread(_free, [server])
+
+    async def _collect(self, body: Wire, *, chat: bool, timeout_s: float) -> list[Wire]:
+        wire = body | {"stream": True, "stream_options": {"include_usage": True}}
+        raw = self.stream_raw(wire, chat=chat, timeout_s=timeout_s)
+        try:
+            return [orjson.loads(chunk) async for burst in raw for chunk in burst]
+        finally:
+            await raw.aclose()  # type: ignore[attr-defined]
+
+    def _check_model(self, body: Wire) -> None:
+        model = body.get("model", self.model_id)
+        if model != self.model_id:
+            raise UnknownModel(
+                f"there is no model {str(model)[:100]!r} here; there is {self.model_id!r}",
+                {"field": "model"},
+            )
+
+    async def _end(self, run: Run) -> None:
+        """Keep the slot until llama.cpp's thread has let go of it, whatever comes."""
+        if not run.finished:
+            run.cancel()
+            self._cancelled += 1
+        await run.wait_finished()
+        self._runs.discard(run)
+        self._tokens += run.tokens
+        self._after_cancel += run.after_cancel
+
+
+class _Cleaner:
+    """Takes out of a stream what is llama.cpp's own: progress, timings, errors as chunks.
+
+    Only the first chunks and the last are parsed; a quoted name in a model's text can't be
+    mistaken for a field, because inside a JSON string its quotes are escaped.
+    """
+
+    def __init__(self, chat: bool) -> None:
+        self._chat = chat
+        self._in_prompt = True
+        self._role: bytes | None = None
+        """llama.cpp puts the role into its first progress report."""
+
+    def __call__(self, burst: list[bytes]) -> list[bytes]:
+        """Raises the error that the burst holds."""
+        out: list[bytes] = []
+        for chunk in burst:
+            if chunk.startswith(_ERROR):
+                raise from_chunk(chunk, chat=self._chat)
+            if self._in_prompt:
+                if _PROGRESS in chunk:
+                    self._role = self._role or chunk
+                    continue
+                self._in_prompt = False
+                if self._chat and self._role is not None and _ROLE not in chunk:
+                    out.append(_without(self._role, "prompt_progress"))
+            out.append(_without(chunk, "timings") if _TIMINGS in chunk else chunk)
+        return out
+
+
+def _without(chunk: bytes, name: str) -> bytes:
+    wire: dict[str, Any] = orjson.loads(chunk)
+    wire.pop(name, None)
+    return orjson.dumps(wire)
+
+
+def _engine_body(body: Wire) -> Wire:
+    """What llama.cpp gets. The same seed shall give the same text, and reusing another
+    request's cached prompt changes rounding: a seeded request reads its prompt afresh."""
+    wire = {key: value for key, value in body.items() if key != "model"}
+    wire["stream"] = True
+    wire["return_progress"] = True
+    if "seed" in wire:
+        wire.setdefault("cache_prompt", False)
+    return wire
+
+
+def _start(path: Path, model_id: str, options: LlamaCppOptions, api_key: str) -> Any:
+    if not path.is_file():
+        raise Unavailable(f"the model file {path.name} is missing: run `maily models pull`")
+    params = xllamacpp.CommonParams()
+    params.model.path = str(path)
+    params.model_alias = {model_id}
+    params.n_parallel = options.slots
+    params.n_ctx = options.slots * options.context_tokens
+    params.n_batch = options.batch_tokens
+    params.n_ubatch = options.batch_tokens
+    params.cpuparams.n_threads = options.threads
+    params.cpuparams_batch.n_threads = options.batch_threads
+    params.cpuparams.poll = options.poll
+    params.cpuparams_batch.poll = options.poll
+    params.cache_ram_mib = 0  # the slots' own caches are enough, and they are bounded
+    params.api_keys = [api_key]
+    params.n_threads_http = 1
+    params.ui = False
+    params.endpoint_slots = False
+    params.verbosity = -1
+    try:
+        with keep_signal_handlers():
+            return xllamacpp.Server(params)
+    except (RuntimeError, ValueError) as exc:
+        raise EngineError(f"llama.cpp can't load {path.name}: {exc}") from exc
+
+
+def _free(holder: list[Any]) -> None:
+    """The destructor stops llama.cpp's loop and waits for it: so it must not run on the loop."""
+    holder.clear()
+    gc.collect()

@@ -1,0 +1,39 @@
+"""How a stream is paced on its way to another process.
+
+Sending each token on its own costs the receiving process more than the token is worth once
+several streams run; collecting them always would delay the first. So the first bursts pass at
+once, and afterwards a burst leaves at most every ``window_s``: a lone slow stream is never
+delayed, many quick ones travel together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import TypeVar
+
+T = TypeVar("T")
+
+WINDOW_S = 0.010
+_FREE = 2
+"""Bursts that pass at once: the role and the first token."""
+
+
+async def paced(
+    bursts: AsyncIterator[list[T]], window_s: float = WINDOW_S
+) -> AsyncIterator[list[T]]:
+    """Needs a source that collects while it is not asked, as an engine's does."""
+    loop = asyncio.get_running_loop()
+    sent = 0
+    async for burst in bursts:
+        at = loop.time()
+        yield burst
+        sent += 1
+        wait = at + window_s - loop.time()
+        if sent > _FREE and wait > 0:
+            await asyncio.sleep(wait)
+
+
+def sse_frames(chunks: list[bytes]) -> bytes:
+    """Chunks of JSON as Server-Sent Events, ready for the wire."""
+    return b"data: " + b"\n\ndata: ".join(chunks) + b"\n\n"
