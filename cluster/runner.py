@@ -81,7 +81,7 @@ class Runner:
                 backoff = 0.0
             self.part.restarts += 1
             self._say("restarting", reason)
-            _log.warning("service ended", service=self.service.name, reason=reason)
+            _log.warning("service ended", part=self.service.name, reason=reason)
             await self._end(self._process)
             while not self._stopping:
                 await asyncio.sleep(backoff)
@@ -91,7 +91,7 @@ class Runner:
                     break
                 except (Failure, OSError) as failure:
                     self._say("restarting", str(failure))
-                    _log.error("restart failed", service=self.service.name, error=str(failure))
+                    _log.error("restart failed", part=self.service.name, error=str(failure))
 
     async def _until_unwell(self, process: asyncio.subprocess.Process) -> str:
         """Wait until the process ended or has not answered for too long; why, in words."""
@@ -154,7 +154,7 @@ class Runner:
         self._say("ready")
         _log.info(
             "service ready",
-            service=self.service.name,
+            part=self.service.name,
             pid=process.pid,
             seconds=round(time.monotonic() - began, 2),
         )

@@ -23,7 +23,7 @@ import psutil
 from cluster.deployer import Deployer
 from cluster.embedded.evm import EvmNode
 from cluster.embedded.postgres import Postgres
-from cluster.embedded.ray_head import RayHead, forget_sockets
+from cluster.embedded.ray_head import RayHead, forget_sockets, is_of_ray
 from cluster.embedded.service import Service
 from cluster.embedded.valkey import Valkey
 from cluster.failures import ALREADY_RUNNING, INTERRUPTED, START_FAILED, Failure
@@ -83,7 +83,7 @@ class Supervisor:
         return services
 
     async def run(self) -> int:
-        """Until told to stop; the exit code."""
+        """Until told to stop. Returns the exit code."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, self._stop.set)
@@ -166,16 +166,10 @@ class Supervisor:
 
     def _end_orphans(self) -> None:
         """Processes of a Ray head that died: we adopted them, and they hold its ports."""
-        kept = {runner.pid for runner in self.runners} | {self.deployer.pid}
-        own = psutil.Process()
-        left = [
-            child
-            for child in own.children()
-            if child.pid not in kept and is_alive(child) and _name(child) != "postgres"
-        ]
-        family = {process.pid: process for process in left}
-        for process in left:
-            family |= {child.pid: child for child in descendants(process.pid)}
+        family: dict[int, psutil.Process] = {}
+        for child in psutil.Process().children():
+            if is_alive(child) and is_of_ray(child, self.layout):
+                family |= {process.pid: process for process in (child, *descendants(child.pid))}
         end(list(family.values()), 1.0)
 
     def _fail(self, error: BaseException) -> int:

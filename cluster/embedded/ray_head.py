@@ -10,6 +10,8 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
+import psutil
+
 from cluster.embedded.service import Service
 from cluster.failures import Failure
 from cluster.haproxy import write_wrapper
@@ -142,6 +144,18 @@ async def check_gcs(address: str, token: str) -> None:
         answer = await check(b"", timeout=2.0, metadata=(("authorization", f"Bearer {token}"),))
     if answer != b"\x08\x01":  # field 1 (status) = 1 (SERVING)
         raise RuntimeError(f"GCS is not serving: {answer!r}")
+
+
+def is_of_ray(process: psutil.Process, layout: Layout) -> bool:
+    """Whether Ray started it: a server of its session, a worker, HAProxy."""
+    with contextlib.suppress(psutil.Error):
+        command = process.cmdline()
+        return bool(command) and (
+            command[0].startswith("ray::")
+            or any(str(layout.ray_temp) in part for part in command)
+            or any(str(layout.runtime / "haproxy") in part for part in command)
+        )
+    return False
 
 
 def forget_sockets(layout: Layout) -> None:
