@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 from pydantic import ValidationError
@@ -15,6 +15,9 @@ from mesh.core.errors import InvalidInput, MailyError
 JSON = "application/json"
 MAX_ERRORS = 20
 _MAX_MESSAGE = 300
+
+Flavour = Literal["plain", "openai", "oauth"]
+"""Whose clients read a route's errors: OpenAI's and OAuth's look for fields of their own."""
 
 _OPENAI_TYPES = {
     400: "invalid_request_error",
@@ -44,10 +47,10 @@ class Json(Response):
         return content if isinstance(content, bytes) else orjson.dumps(content)
 
 
-def error_body(error: MailyError, trace_id: str, *, openai: bool) -> dict[str, Any]:
-    """``{"code","message","details","traceId"}``, for OpenAI clients with their ``error`` too."""
+def error_body(error: MailyError, trace_id: str, flavour: Flavour = "plain") -> dict[str, Any]:
+    """``{"code","message","details","traceId"}``, and what else the route's clients look for."""
     body = error.as_body(trace_id)
-    if openai:
+    if flavour == "openai":
         body["error"] = {
             "message": error.message,
             "type": _OPENAI_TYPES.get(
@@ -56,7 +59,24 @@ def error_body(error: MailyError, trace_id: str, *, openai: bool) -> dict[str, A
             "param": error.details.get("field"),
             "code": _OPENAI_CODES.get(error.code, error.code),
         }
+    elif flavour == "oauth":
+        body["error"] = _oauth_code(error)
+        body["error_description"] = error.message
     return body
+
+
+def _oauth_code(error: MailyError) -> str:
+    """RFC 6749 §5.2."""
+    field = str(error.details.get("field", ""))
+    if error.status == 401:
+        return "invalid_client"
+    if error.status == 403 or field.startswith("scope"):
+        return "invalid_scope"
+    if field == "grant_type" and "required" not in error.message.lower():
+        return "unsupported_grant_type"
+    if error.status in (429, 503, 504):
+        return "temporarily_unavailable"
+    return "server_error" if error.status >= 500 else "invalid_request"
 
 
 def error_headers(error: MailyError) -> dict[str, str]:
@@ -120,9 +140,12 @@ def _field(loc: tuple[Any, ...], data: Any, kind: str) -> str:
     kept: list[str] = []
     for index, part in enumerate(loc):
         last = index == len(loc) - 1
-        if isinstance(data, dict) and part in data:
-            data = data[part]
-        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
+        inside = (
+            part in data
+            if isinstance(data, dict)
+            else isinstance(data, list) and isinstance(part, int) and part < len(data)
+        )
+        if inside:
             data = data[part]
         elif not (last and kind == "missing"):
             continue  # the name of a union's arm or of a validator

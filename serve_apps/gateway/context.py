@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from mesh.security.principal import Principal
+    from serve_apps.gateway.answers import Flavour
 
 SCOPE_KEY = "maily"
 
@@ -31,8 +32,7 @@ class RequestContext:
     """Monotonic seconds."""
     route: str = "unmatched"
     """The path's template; the label of metrics."""
-    openai: bool = False
-    """Whether OpenAI clients read the answer: errors then also stand under ``error``."""
+    flavour: Flavour = "plain"
     principal: Principal | None = None
     timeout_s: float = 300.0
     """The whole request's, from ``started``."""

@@ -1,0 +1,192 @@
+"""What the gateway needs, as protocols: tests give it fakes or real parts, without Ray."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+from uuid import UUID
+
+from mesh.contracts.mesh import AgentInfo, Snapshot
+from mesh.contracts.tasks import TaskState
+from mesh.core.clock import Clock
+from mesh.core.settings import Settings
+from mesh.llm.engine import Wire
+from mesh.security.keys import KeyInfo, NewKey
+from mesh.security.principal import Principal
+from mesh.storage.idempotency import Stored
+from mesh.storage.task_rows import NewTask, StepRow, TaskRow
+from mesh.streams.log import StreamLog
+
+
+class TaskStore(Protocol):
+    async def create(
+        self, task: NewTask, *, queue_limit: int | None = None
+    ) -> tuple[TaskRow, bool]: ...
+
+    async def get(self, task_id: UUID, workspace_id: UUID) -> TaskRow: ...
+
+    async def list(
+        self,
+        workspace_id: UUID,
+        *,
+        limit: int = 50,
+        before: UUID | None = None,
+        state: TaskState | None = None,
+    ) -> builtins.list[TaskRow]: ...
+
+    async def steps(self, task_id: UUID) -> builtins.list[StepRow]: ...
+
+    async def request_cancel(self, task_id: UUID, workspace_id: UUID) -> TaskRow: ...
+
+    async def mark_announced(self, task_ids: Iterable[UUID]) -> None: ...
+
+
+class IdempotencyStore(Protocol):
+    async def begin(
+        self, workspace_id: UUID, route: str, key: str, request_hash: bytes, lock_s: float
+    ) -> Stored | None: ...
+
+    async def complete(
+        self,
+        workspace_id: UUID,
+        route: str,
+        key: str,
+        *,
+        status: int,
+        content_type: str,
+        body: bytes,
+    ) -> None: ...
+
+    async def abandon(self, workspace_id: UUID, route: str, key: str) -> None: ...
+
+
+class KeyStore(Protocol):
+    """Keys of one workspace at a time: another's are NotFound."""
+
+    async def verify(self, key: str) -> Principal: ...
+
+    async def create(
+        self,
+        workspace_id: UUID,
+        name: str,
+        scopes: Iterable[str],
+        expires_in_s: float | None = None,
+    ) -> NewKey: ...
+
+    async def list(self, workspace_id: UUID) -> builtins.list[KeyInfo]: ...
+
+    async def revoke(self, key_id: str, workspace_id: UUID) -> KeyInfo: ...
+
+
+class TokenStore(Protocol):
+    async def verify(self, token: str) -> Principal:
+        """Raises Unauthenticated, also when the key that it rests on was revoked."""
+        ...
+
+    async def issue(
+        self, principal: Principal, scopes: Iterable[str] | None = None, ttl_s: float | None = None
+    ) -> str: ...
+
+    async def jwks(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """A model that callers may name."""
+
+    id: str
+    kind: str
+    """``chat`` or ``embedding``."""
+    created: int
+    """Unix seconds; when we first saw it."""
+    context_tokens: int | None = None
+    dimensions: int | None = None
+
+
+class ModelService(Protocol):
+    """The engines, wherever they run. Errors are those of ``mesh.llm.engine.Engine``."""
+
+    async def cards(self) -> Sequence[ModelCard]:
+        """Kept in memory: costs no call on most requests. Raises Unavailable."""
+        ...
+
+    def stream_chat_encoded(
+        self, body: Wire, *, timeout_s: float, traceparent: str | None = None
+    ) -> AsyncIterator[bytes]:
+        """Whole SSE frames (``data: {…}``), several at once, without the closing ``[DONE]``."""
+        ...
+
+    async def chat(
+        self, body: Wire, *, timeout_s: float, traceparent: str | None = None
+    ) -> Wire: ...
+
+    def stream_completion_encoded(
+        self, body: Wire, *, timeout_s: float, traceparent: str | None = None
+    ) -> AsyncIterator[bytes]: ...
+
+    async def complete(
+        self, body: Wire, *, timeout_s: float, traceparent: str | None = None
+    ) -> Wire: ...
+
+    async def embed(self, texts: Sequence[str], *, timeout_s: float) -> list[list[float]]: ...
+
+
+class Dispatch(Protocol):
+    """Fire and forget: a lost nudge costs a poll's delay, never a task."""
+
+    async def offer(self, task_id: UUID) -> object: ...
+
+    async def cancel(self, task_id: UUID) -> object: ...
+
+    async def snapshot(self) -> Snapshot | None: ...
+
+
+class Decision(Protocol):
+    @property
+    def allowed(self) -> bool: ...
+    @property
+    def limit(self) -> int: ...
+    @property
+    def remaining(self) -> int: ...
+    @property
+    def reset_s(self) -> float: ...
+
+
+class Limiter(Protocol):
+    async def hit(self, key: str) -> Decision: ...
+
+
+class Sealer(Protocol):
+    """Encrypts what the idempotency table keeps of answers. ``context`` binds it to its row."""
+
+    def seal(self, plain: bytes, context: bytes) -> bytes: ...
+
+    def open(self, sealed: bytes, context: bytes) -> bytes: ...
+
+
+Probe = Callable[[], Awaitable[str | None]]
+"""Raises when the part does not answer; may say a word about it (nothing secret)."""
+
+
+@dataclass(slots=True)
+class Gateway:
+    """Everything that the routes use."""
+
+    settings: Settings
+    clock: Clock
+    tasks: TaskStore
+    idempotency: IdempotencyStore
+    sealer: Sealer
+    keys: KeyStore
+    tokens: TokenStore
+    streams: StreamLog
+    models: ModelService
+    dispatch: Dispatch
+    limiter: Limiter
+    render_metrics: Callable[[], bytes]
+    agents: tuple[AgentInfo, ...] = ()
+    probes: Mapping[str, Probe] = field(default_factory=dict)
+    """Parts by name, for ``/readyz``."""
+    version: str = "0"

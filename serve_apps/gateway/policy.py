@@ -1,0 +1,110 @@
+"""Who may call what: one table of every route, read before anything else is done.
+
+The table is closed: a route that is missing here can't be reached, and a test compares it with
+the application's own routes.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from mesh.security import scopes
+from serve_apps.gateway.answers import JSON, Flavour
+from serve_apps.gateway.body import FORM
+
+Credential = Literal["none", "bearer", "bearer or basic"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What one method of one path needs."""
+
+    scope: str | None = None
+    """None: any valid credential will do."""
+    credential: Credential = "bearer"
+    body: str | None = None
+    """Media type that is read; None: a body is not read at all."""
+    idempotent: bool = False
+    """Whether an Idempotency-Key is honoured."""
+    head: bool = True
+    """Of GET: whether HEAD is answered too (not where the answer is a stream)."""
+
+
+PUBLIC = Rule(credential="none")
+BROWSER = Rule(credential="bearer or basic")
+
+
+def _post(scope: str, *, idempotent: bool = True) -> Rule:
+    return Rule(scope=scope, body=JSON, idempotent=idempotent)
+
+
+RULES: dict[str, dict[str, Rule]] = {
+    "/healthz": {"GET": PUBLIC},
+    "/readyz": {"GET": PUBLIC},
+    "/metrics": {"GET": Rule(scope=scopes.METRICS_READ)},
+    "/openapi.json": {"GET": BROWSER},
+    "/docs": {"GET": BROWSER},
+    "/docs/{asset}": {"GET": BROWSER},
+    "/oauth/token": {"POST": Rule(credential="none", body=FORM)},
+    "/.well-known/jwks.json": {"GET": PUBLIC},
+    "/v1/models": {"GET": Rule(scope=scopes.MODELS_READ)},
+    "/v1/models/{model_id}": {"GET": Rule(scope=scopes.MODELS_READ)},
+    "/v1/chat/completions": {"POST": _post(scopes.CHAT_WRITE)},
+    "/v1/completions": {"POST": _post(scopes.CHAT_WRITE)},
+    "/v1/embeddings": {"POST": _post(scopes.EMBEDDINGS_WRITE)},
+    "/v1/mesh/tasks": {"GET": Rule(scope=scopes.TASKS_READ), "POST": _post(scopes.TASKS_WRITE)},
+    "/v1/mesh/tasks/{task_id}": {
+        "GET": Rule(scope=scopes.TASKS_READ),
+        "DELETE": Rule(scope=scopes.TASKS_WRITE),
+    },
+    "/v1/mesh/tasks/{task_id}/events": {"GET": Rule(scope=scopes.TASKS_READ, head=False)},
+    "/v1/mesh/agents": {"GET": Rule(scope=scopes.AGENTS_READ)},
+    "/v1/keys": {"GET": Rule(scope=scopes.KEYS_ADMIN), "POST": _post(scopes.KEYS_ADMIN)},
+    "/v1/keys/{key_id}": {"DELETE": Rule(scope=scopes.KEYS_ADMIN)},
+}
+
+_OPENAI_PREFIXES = ("/v1/chat", "/v1/completions", "/v1/embeddings", "/v1/models")
+
+
+def flavour_of(path: str) -> Flavour:
+    """Whose clients read the errors there."""
+    if path.startswith(_OPENAI_PREFIXES):
+        return "openai"
+    return "oauth" if path == "/oauth/token" else "plain"
+
+
+def _pattern(template: str) -> re.Pattern[str]:
+    return re.compile("^" + re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(template)) + r"\Z")
+
+
+_PATTERNS = [(_pattern(template), template) for template in RULES if "{" in template]
+
+
+def template_of(path: str) -> str | None:
+    """The path's template, or None where there is no such route."""
+    if path in RULES and "{" not in path:
+        return path
+    for pattern, template in _PATTERNS:
+        if pattern.match(path):
+            return template
+    return None
+
+
+def allowed_methods(template: str) -> list[str]:
+    """For the Allow header."""
+    methods = set(RULES[template]) | {"OPTIONS"}
+    get = RULES[template].get("GET")
+    if get is not None and get.head:
+        methods.add("HEAD")
+    return sorted(methods)
+
+
+def rule_for(template: str, method: str) -> Rule | None:
+    """None: the method is not allowed there."""
+    rules = RULES[template]
+    if method == "HEAD":
+        get = rules.get("GET")
+        return get if get is not None and get.head else None
+    return rules.get(method)

@@ -1,0 +1,127 @@
+"""Server-sent events: an answer that stops its source the moment the client leaves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import TypeVar
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from mesh.contracts.events import Event
+from mesh.core.errors import Cancelled, DeadlineExceeded
+from serve_apps.gateway.answers import dumps
+
+T = TypeVar("T")
+
+MEDIA = "text/event-stream"
+HEARTBEAT = b": heartbeat\n\n"
+RETRY = b"retry: 1000\n\n"
+"""How long a browser waits before it reconnects, in milliseconds."""
+
+
+def event_frame(event: Event) -> bytes:
+    """The event's bytes: a function of the event alone, so every reader gets the same."""
+    data = dumps(event.model_dump(mode="json"))
+    return b"id: %s\nevent: %s\ndata: %s\n\n" % (
+        str(event.cursor).encode(),
+        event.type.value.encode(),
+        data,
+    )
+
+
+async def left(receive: Receive) -> None:
+    """Returns when the client has gone."""
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return
+
+
+async def until_left(receive: Receive, work: Awaitable[T], timeout_s: float) -> T:
+    """Await ``work``; cancel it when the client leaves (Cancelled) or time is up
+    (DeadlineExceeded), so that what it holds is freed at once."""
+    task = asyncio.ensure_future(work)
+    watch = asyncio.create_task(left(receive))
+    try:
+        await asyncio.wait({task, watch}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        if watch.done():
+            raise Cancelled("The client left")
+        raise DeadlineExceeded(details={"timeout_s": round(timeout_s, 3)})
+    finally:
+        watch.cancel()
+        task.cancel()
+        await asyncio.gather(task, watch, return_exceptions=True)
+
+
+class EventStream(Response):
+    """``frames`` are sent as they come; the iterator is closed however the answer ends.
+
+    The status has been sent when something fails, so an error becomes the last frame:
+    ``on_error`` makes it.
+    """
+
+    media_type = MEDIA
+
+    def __init__(
+        self,
+        frames: AsyncIterator[bytes],
+        on_error: Callable[[Exception], bytes],
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self._frames = frames
+        self._on_error = on_error
+        self._on_end: Callable[[bool], Awaitable[None]] | None = None
+        self.failed = False
+        self.status_code = 200
+        self.background = None
+        self.body = b""
+        self.init_headers(
+            {"cache-control": "no-store", "x-accel-buffering": "no", **(headers or {})}
+        )
+        del self.headers["content-length"]
+
+    def wrap(
+        self,
+        around: Callable[[AsyncIterator[bytes]], AsyncIterator[bytes]],
+        on_end: Callable[[bool], Awaitable[None]],
+    ) -> None:
+        """See the frames as they pass. ``on_end(complete)`` is awaited at the end; complete:
+        every frame was sent."""
+        self._frames = around(self._frames)
+        self._on_end = on_end
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        complete = False
+        pump = asyncio.create_task(self._pump(send))
+        watch = asyncio.create_task(left(receive))
+        try:
+            await asyncio.wait({pump, watch}, return_when=asyncio.FIRST_COMPLETED)
+            if pump.done():
+                pump.result()
+                complete = True
+        finally:
+            pump.cancel()
+            watch.cancel()
+            await asyncio.gather(pump, watch, return_exceptions=True)
+            close = getattr(self._frames, "aclose", None)
+            if close is not None:
+                await close()
+            if self._on_end is not None:
+                await self._on_end(complete)
+
+    async def _pump(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        try:
+            async for frame in self._frames:
+                await send({"type": "http.response.body", "body": frame, "more_body": True})
+        except OSError:
+            raise  # the client's connection broke: nobody is there to be told
+        except Exception as error:
+            self.failed = True
+            last = self._on_error(error)
+            await send({"type": "http.response.body", "body": last, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
