@@ -105,7 +105,13 @@ async def _on_http(request: Request, error: Any) -> Response:
     return _answer(known, request)
 
 
+async def _on_any(request: Request, error: Any) -> Response:
+    """What nobody expected. The framework raises it again for the edge, which logs it."""
+    return _answer(Internal(), request)
+
+
 _HANDLERS: dict[Any, Any] = {
+    Exception: _on_any,
     MailyError: _on_ours,
     RequestValidationError: _on_invalid,
     HTTPException: _on_http,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, TypeVar
 
 import orjson
@@ -12,6 +13,10 @@ from mesh.core.errors import BodyTooLarge, Cancelled, MalformedBody, Unsupported
 from serve_apps.gateway.answers import from_validation
 
 M = TypeVar("M", bound=BaseModel)
+
+DISCARD_BYTES = 16_777_216
+DISCARD_S = 3.0
+"""How much of a refused body is read for politeness' sake, and for how long."""
 
 FORM = "application/x-www-form-urlencoded"
 
@@ -59,6 +64,26 @@ async def read_body(receive: Receive, declared: bytes | None, limit: int) -> byt
             parts.append(part)
         if not message.get("more_body", False):
             return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def discard(receive: Receive) -> bool:
+    """Read what the client still sends and throw it away, within bounds; False: more is to come.
+
+    A client that finds its connection closed while it sends often never reads the answer.
+    """
+    size = 0
+    try:
+        async with asyncio.timeout(DISCARD_S):
+            while size < DISCARD_BYTES:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    return True
+                size += len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    return True
+    except TimeoutError:
+        pass
+    return False
 
 
 class Replay:

@@ -38,6 +38,7 @@ class RequestContext:
     """The whole request's, from ``started``."""
     idempotency_key: str | None = None
     body: bytes = b""
+    body_read: bool = False
     response_headers: list[tuple[bytes, bytes]] = field(default_factory=list)
     """Added to whatever answers."""
 

@@ -26,7 +26,7 @@ from mesh.core.logging import get_logger
 from mesh.core.tracing import current_traceparent, span
 from serve_apps.gateway.answers import JSON, dumps, error_body, error_headers
 from serve_apps.gateway.auth import Authenticator
-from serve_apps.gateway.body import Replay, check_media, read_body
+from serve_apps.gateway.body import Replay, check_media, discard, read_body
 from serve_apps.gateway.context import SCOPE_KEY, RequestContext
 from serve_apps.gateway.deps import Gateway
 from serve_apps.gateway.headers import SECURITY, Cors, idempotency_key, read_headers, timeout_of
@@ -129,14 +129,14 @@ class Edge:
             try:
                 await self._serve(scope, receive, sender, context)
             except MailyError as error:
-                await self._refuse(error, sender, context)
+                await self._refuse(error, sender, context, scope, receive)
             except asyncio.CancelledError:
                 self._finish(current, context, sender.status or 499, None)
                 raise
             except Exception as error:
                 # Whatever it was: its text stays in our log.
                 failure = error
-                await self._refuse(Internal(), sender, context)
+                await self._refuse(Internal(), sender, context, scope, receive)
             self._finish(current, context, sender.status or 499, failure)
 
     async def _serve(
@@ -171,6 +171,7 @@ class Edge:
         if rule.body is not None:
             check_media(headers.get(b"content-type"), rule.body)
             context.body = await read_body(receive, headers.get(b"content-length"), self._max_body)
+            context.body_read = True
             receive = Replay(context.body, receive)
         if method == "HEAD":
             scope = {**scope, "method": "GET"}
@@ -213,7 +214,14 @@ class Edge:
         await send({"type": "http.response.start", "status": 204, "headers": answer})
         await send({"type": "http.response.body", "body": b""})
 
-    async def _refuse(self, error: MailyError, send: _Sender, context: RequestContext) -> None:
+    async def _refuse(
+        self,
+        error: MailyError,
+        send: _Sender,
+        context: RequestContext,
+        scope: Scope,
+        receive: Receive,
+    ) -> None:
         """Answer with the error, unless an answer has begun or nobody is there to read it."""
         if send.status or isinstance(error, Cancelled):
             return
@@ -221,8 +229,8 @@ class Edge:
         extra = [(n.encode(), v.encode()) for n, v in error_headers(error).items()]
         if error.status == 401 and context.route.startswith(("/docs", "/openapi.json")):
             extra.append((b"www-authenticate", b'Basic realm="maily", charset="UTF-8"'))
-        if error.status in (413, 431):
-            extra.append((b"connection", b"close"))  # the rest of the body is not read
+        if not context.body_read and _sends_body(scope) and not await discard(receive):
+            extra.append((b"connection", b"close"))
         await _send_json(send, error.status, body, extra)
 
     def _finish(
@@ -253,6 +261,18 @@ class Edge:
             _log.error("request failed", exc_info=failure, **fields)
         else:
             _log.info("request", **fields)
+
+
+def _sends_body(scope: Scope) -> bool:
+    """Whether a body is on its way. Who asked (``Expect: 100-continue``) has not begun."""
+    sends = False
+    for name, value in scope["headers"]:
+        if name == b"expect":
+            return False
+        sends = (
+            sends or name == b"transfer-encoding" or (name == b"content-length" and value != b"0")
+        )
+    return sends
 
 
 async def _send_json(

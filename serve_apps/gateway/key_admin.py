@@ -20,12 +20,11 @@ Publish = Callable[[str, str], Awaitable[object]]
 
 
 class WorkspaceKeys:
-    """``publish(channel, message)`` tells the other gateways; a failure there is the caller's."""
+    """Keys of one workspace at a time. ``publish(channel, message)`` tells the other gateways."""
 
     def __init__(self, keys: KeyService, publish: Publish) -> None:
         self._keys = keys
         self._publish = publish
-        self._names: dict[UUID, str] = {}
 
     async def verify(self, key: str) -> Principal:
         return await self._keys.verify(key)
@@ -37,25 +36,18 @@ class WorkspaceKeys:
         scopes: Iterable[str],
         expires_in_s: float | None = None,
     ) -> NewKey:
-        workspace = await self._workspace(workspace_id)
-        return await self._keys.create(workspace, name, scopes, expires_in_s)
+        return await self._keys.create(workspace_id, name, scopes, expires_in_s)
 
     async def list(self, workspace_id: UUID) -> builtins.list[KeyInfo]:
-        return await self._keys.list(await self._workspace(workspace_id))
+        return await self._keys.list(workspace_id)
 
     async def revoke(self, key_id: str, workspace_id: UUID) -> KeyInfo:
+        """Raises NotFound, also when it belongs to another workspace."""
         if (await self._keys.info(key_id)).workspace_id != workspace_id:
             raise NotFound("There is no such key.", {"id": key_id[:100]})
         info = await self._keys.revoke(key_id)
         await self._publish(REVOKED_CHANNEL, key_id)
         return info
-
-    async def _workspace(self, workspace_id: UUID) -> str:
-        """Its name; names never change. The caller's own key is in it, so one is found."""
-        if workspace_id not in self._names:
-            for info in await self._keys.list():
-                self._names[info.workspace_id] = info.workspace
-        return self._names[workspace_id]
 
 
 class LinkedTokens:

@@ -28,8 +28,11 @@ from mesh.core.settings import (
 from mesh.core.tracing import configure_tracing, span
 from mesh.llm.engine import Engine, Wire
 from mesh.llm.pacing import paced, sse_frames
+from serve_apps import loopback
 from serve_apps.llm.engines import build_embedder, build_engine
 from serve_apps.llm.measures import Measures
+
+loopback.apply()  # replicas import this module before Serve opens their server
 
 __all__ = ["LLM_APP", "Embedder", "LLMService", "build_llm_app"]
 

@@ -143,6 +143,7 @@ def mesh_router(gateway: Gateway) -> APIRouter:
 
     @router.get(
         "/tasks/{task_id}/events",
+        status_code=200,
         summary="What happens, as server-sent events; ends with the task",
         responses=_EVENTS | problems(404),
         response_class=EventStream,

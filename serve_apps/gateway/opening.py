@@ -1,0 +1,171 @@
+"""Opens what a gateway process holds, from its settings, and keeps it fresh."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+
+from mesh.resilience.ratelimit import RateLimiter
+from redis.exceptions import RedisError
+
+from actors.context import ProcessContext
+from actors.dispatch import Dispatcher
+from mesh.agents.catalogue import AGENTS
+from mesh.core import metrics
+from mesh.core.errors import MailyError, Unavailable
+from mesh.core.logging import get_logger
+from mesh.core.settings import Settings
+from mesh.security.keys import KeyService
+from mesh.security.tokens import TokenService
+from serve_apps.gateway.app import create_app
+from serve_apps.gateway.auth import Authenticator
+from serve_apps.gateway.deps import Gateway, Probe
+from serve_apps.gateway.edge import Edge
+from serve_apps.gateway.key_admin import REVOKED_CHANNEL, LinkedTokens, Publish, WorkspaceKeys
+from serve_apps.gateway.models import ServeModels
+from serve_apps.gateway.sealing import AesSealer
+
+STARTING_S = 1.0
+"""Between questions to an engine that does not answer yet …"""
+FRESH_S = 60.0
+"""… and to one that does."""
+SWEEP_S = 3_600.0
+KEPT_S = 86_400.0
+"""Answers of requests with an Idempotency-Key are kept for a day."""
+POLL_S = 5.0
+
+_log = get_logger("gateway")
+
+
+@dataclass(slots=True)
+class OpenGateway:
+    """One per replica; belongs to the event loop that opened it."""
+
+    context: ProcessContext
+    gateway: Gateway
+    authenticator: Authenticator
+    models: ServeModels
+    app: Edge
+    _background: set[asyncio.Task[None]] = field(default_factory=set)
+
+    @classmethod
+    async def open(cls, settings: Settings) -> OpenGateway:
+        """Raises Unavailable when PostgreSQL stays away, SettingsError without a secret."""
+        context = await ProcessContext.open(settings, "gateway")
+        if settings.security.secret is None:
+            raise Unavailable("security.secret is not set for this process")
+        secret = settings.security.secret.get_secret_value().encode()
+        keys = KeyService(context.db, context.clock)
+        tokens = TokenService(context.db, settings.security, secret, context.clock)
+        models = ServeModels(settings.llm)
+        limits = settings.gateway
+        dispatcher = Dispatcher(context.redis)
+        gateway = Gateway(
+            settings=settings,
+            clock=context.clock,
+            tasks=context.tasks,
+            idempotency=context.idempotency,
+            sealer=AesSealer(secret),
+            keys=WorkspaceKeys(keys, _publisher(context)),
+            tokens=LinkedTokens(tokens, keys),
+            streams=context.streams,
+            models=models,
+            dispatch=dispatcher,
+            limiter=RateLimiter(
+                settings.redis_url, limits.rate_limit_per_minute, limits.rate_limit_burst_block
+            ),
+            render_metrics=metrics.render,
+            agents=AGENTS,
+            probes=_probes(context, models, dispatcher),
+            version=_version(),
+        )
+        authenticator = Authenticator(
+            gateway.keys, gateway.tokens, context.clock, cache_s=settings.security.key_cache_s
+        )
+        opened = cls(context, gateway, authenticator, models, create_app(gateway, authenticator))
+        for work in (opened._hear_revocations(), opened._refresh_models(), opened._sweep()):
+            task = asyncio.create_task(work)
+            opened._background.add(task)
+        return opened
+
+    async def aclose(self) -> None:
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        await self.context.aclose()
+
+    async def _hear_revocations(self) -> None:
+        """Forget revoked keys at once. What was said while we were away is unknown, so each new
+        connection begins with an empty memory."""
+        redis = self.context.redis
+        while True:
+            try:
+                async with redis.pubsub() as subscription:
+                    await subscription.subscribe(REVOKED_CHANNEL)
+                    self.authenticator.forget()
+                    while True:
+                        message = await subscription.get_message(
+                            ignore_subscribe_messages=True, timeout=POLL_S
+                        )
+                        if message is None:
+                            async with asyncio.timeout(POLL_S):
+                                await subscription.ping()
+                        elif message["type"] == "message":
+                            self.authenticator.forget(message["data"].decode("latin-1"))
+            except (RedisError, OSError) as error:
+                _log.info("revocations.lost", error=type(error).__name__)
+                await self.context.clock.sleep(1.0)
+
+    async def _refresh_models(self) -> None:
+        while True:
+            answered = await self.models.refresh()
+            await self.context.clock.sleep(FRESH_S if answered else STARTING_S)
+
+    async def _sweep(self) -> None:
+        while True:
+            await self.context.clock.sleep(SWEEP_S)
+            with contextlib.suppress(MailyError):
+                await self.context.idempotency.sweep(KEPT_S)
+
+
+def _probes(
+    context: ProcessContext, models: ServeModels, dispatcher: Dispatcher
+) -> dict[str, Probe]:
+    async def database() -> str | None:
+        await context.db.ping()
+        return None
+
+    async def valkey() -> str | None:
+        await context.redis.ping()
+        return None
+
+    async def llm() -> str | None:
+        return str((await models.info(timeout_s=1.5))["name"])
+
+    async def agents() -> str | None:
+        snapshot = await dispatcher.snapshot()
+        if snapshot is None or not snapshot.workers:
+            raise Unavailable("no worker")
+        return f"{len(snapshot.workers)} workers"
+
+    return {"database": database, "valkey": valkey, "llm": llm, "agents": agents}
+
+
+def _publisher(context: ProcessContext) -> Publish:
+    async def publish(channel: str, message: str) -> None:
+        try:
+            await context.redis.publish(channel, message)
+        except (RedisError, OSError) as error:
+            # Caches then hold the key for key_cache_s at most.
+            _log.warning("publish.lost", channel=channel, error=type(error).__name__)
+
+    return publish
+
+
+def _version() -> str:
+    try:
+        return version("maily-mesh")
+    except PackageNotFoundError:
+        return "0"

@@ -1,0 +1,201 @@
+"""What the tests of the gateway share: the whole gateway over real parts and a fake engine."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import httpx
+import orjson
+import uvicorn
+from redis.asyncio import Redis
+
+from actors.dispatch import Dispatcher
+from mesh.agents.catalogue import AGENTS
+from mesh.core import metrics
+from mesh.core.clock import SystemClock
+from mesh.core.settings import Settings
+from mesh.llm.engine import Wire
+from mesh.llm.fake import FakeEngine
+from mesh.security.keys import KeyService
+from mesh.security.scopes import ALL_SCOPES
+from mesh.security.tokens import TokenService
+from mesh.storage.idempotency import IdempotencyRepository
+from mesh.storage.pool import Database
+from mesh.storage.tasks import TaskRepository
+from mesh.streams.connect import connect
+from mesh.streams.log import StreamLog
+from mesh.streams.memory import MemoryStreamLog
+from serve_apps.gateway.app import create_app
+from serve_apps.gateway.deps import Gateway, ModelCard
+from serve_apps.gateway.edge import Edge
+from serve_apps.gateway.key_admin import LinkedTokens, WorkspaceKeys
+from serve_apps.gateway.sealing import AesSealer
+
+SECRET = b"a secret of thirty-two bytes ....."
+
+
+class EngineModels:
+    """An engine of this process as the gateway's ModelService."""
+
+    def __init__(self, engine: FakeEngine | None = None) -> None:
+        self.engine = engine or FakeEngine(slots=8, queue_limit=64)
+        info = self.engine.info
+        self._cards = tuple(
+            ModelCard(id=name, kind="chat", created=1_700_000_000, context_tokens=2_048)
+            for name in info.models
+        ) + (ModelCard("fake-embed", "embedding", 1_700_000_000, None, info.embedding_dimensions),)
+
+    async def cards(self) -> Sequence[ModelCard]:
+        return self._cards
+
+    async def stream_chat_encoded(
+        self, body: Wire, *, timeout_s: float, traceparent: str | None = None
+    ) -> AsyncIterator[bytes]:
+        async for chunk in self.engine.stream_chat(body, timeout_s=timeout_s):
+            yield b"data: " + orjson.dumps(chunk) + b"\n\n"
+
+    async def stream_completion_encoded(
+        self, body: Wire, *, timeout_s: float, traceparent: str | None = None
+    ) -> AsyncIterator[bytes]:
+        async for chunk in self.engine.stream_completion(body, timeout_s=timeout_s):
+            yield b"data: " + orjson.dumps(chunk) + b"\n\n"
+
+    async def chat(self, body: Wire, *, timeout_s: float, traceparent: str | None = None) -> Wire:
+        return await self.engine.chat(body, timeout_s=timeout_s)
+
+    async def complete(
+        self, body: Wire, *, timeout_s: float, traceparent: str | None = None
+    ) -> Wire:
+        return await self.engine.complete(body, timeout_s=timeout_s)
+
+    async def embed(self, texts: Sequence[str], *, timeout_s: float) -> list[list[float]]:
+        return await self.engine.embed(texts, timeout_s=timeout_s)
+
+
+@dataclass(frozen=True)
+class Allowance:
+    allowed: bool = True
+    limit: int = 600_000
+    remaining: int = 599_999
+    reset_s: float = 60.0
+
+
+class CountingLimiter:
+    """Allows ``limit`` hits of a key, for ever."""
+
+    def __init__(self, limit: int = 600_000) -> None:
+        self.limit = limit
+        self.hits: dict[str, int] = {}
+
+    async def hit(self, key: str) -> Allowance:
+        used = self.hits[key] = self.hits.get(key, 0) + 1
+        left = self.limit - used
+        return Allowance(left >= 0, self.limit, max(0, left), 30.0)
+
+
+@dataclass
+class House:
+    """The gateway and the parts that a test may want to touch."""
+
+    gateway: Gateway
+    app: Edge
+    keys: KeyService
+    tokens: TokenService
+    tasks: TaskRepository
+    streams: StreamLog
+    engine: FakeEngine
+    key: str
+    """Holds every scope, in the workspace ``one``."""
+    other: str
+    """Holds every scope, in the workspace ``two``."""
+    redis: Redis
+
+    def client(self, key: str | None = None, **more: Any) -> httpx.AsyncClient:
+        headers = {} if key == "" else {"authorization": f"Bearer {key or self.key}"}
+        return httpx.AsyncClient(
+            transport=httpx.ASGITransport(self.app),
+            base_url="http://gateway",
+            headers=headers,
+            timeout=30,
+            **more,
+        )
+
+    def changed(self, **gateway: Any) -> House:
+        """The same house with other settings of the gateway."""
+        settings = self.gateway.settings
+        new = settings.model_copy(update={"gateway": settings.gateway.model_copy(update=gateway)})
+        deps = replace(self.gateway, settings=new)
+        return replace(self, gateway=deps, app=create_app(deps))
+
+
+async def build_house(
+    database: Database,
+    valkey_url: str,
+    *,
+    engine: FakeEngine | None = None,
+    streams: StreamLog | None = None,
+) -> House:
+    clock = SystemClock()
+    settings = Settings()
+    keys = KeyService(database, clock)
+    tokens = TokenService(database, settings.security, SECRET, clock)
+    redis = connect(valkey_url)
+    models = EngineModels(engine)
+    gateway = Gateway(
+        settings=settings,
+        clock=clock,
+        tasks=TaskRepository(database),
+        idempotency=IdempotencyRepository(database),
+        sealer=AesSealer(SECRET),
+        keys=WorkspaceKeys(keys, redis.publish),
+        tokens=LinkedTokens(tokens, keys),
+        streams=streams or MemoryStreamLog(),
+        models=models,
+        dispatch=Dispatcher(redis),
+        limiter=CountingLimiter(),
+        render_metrics=metrics.render,
+        agents=AGENTS,
+        version="test",
+    )
+    one = await keys.create("one", "test", ALL_SCOPES)
+    two = await keys.create("two", "test", ALL_SCOPES)
+    return House(
+        gateway=gateway,
+        app=create_app(gateway),
+        keys=keys,
+        tokens=tokens,
+        tasks=TaskRepository(database),
+        streams=gateway.streams,
+        engine=models.engine,
+        key=one.key,
+        other=two.key,
+        redis=redis,
+    )
+
+
+@contextlib.contextmanager
+def served(app: Any) -> Iterator[str]:
+    """The application behind a real uvicorn in a thread, for what needs real sockets."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = uvicorn.Server(
+        uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error", lifespan="off")
+    )
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    until = time.monotonic() + 20
+    while not server.started:
+        assert time.monotonic() < until, "uvicorn did not start"
+        time.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(20)
