@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -44,8 +44,10 @@ _LOST = (
     asyncpg.SerializationError,
     asyncpg.DeadlockDetectedError,
     asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.InternalClientError,  # a write that failed half-way leaves asyncpg's states mixed up
     ConnectionError,
 )
+_DEAD = ("connection is closed", "connection was closed", "has been released back to the pool")
 # A repeat can't help before somebody mends the configuration.
 _MISCONFIGURED = (
     asyncpg.InvalidAuthorizationSpecificationError,
@@ -59,8 +61,8 @@ _UNSTORABLE = (
 
 def _is_lost(error: BaseException | None) -> bool:
     if isinstance(error, asyncpg.InterfaceError):
-        # asyncpg reports a connection that died between two statements only by its message.
-        return "connection is closed" in str(error) or "connection was closed" in str(error)
+        # A connection that died between two statements is told only by the message.
+        return any(sign in str(error) for sign in _DEAD)
     return isinstance(error, _LOST)
 
 
@@ -78,6 +80,11 @@ def _unavailable(cause: BaseException) -> Unavailable:
         {"part": "postgres", "cause": type(cause).__name__},
         retry_after_s=1.0,
     )
+
+
+async def _keep_session(_: Connection) -> None:
+    """Nothing to reset, so no round trip: nobody here sets session variables, listens or takes
+    session locks on a pooled connection. asyncpg itself rolls open transactions back."""
 
 
 async def _prepare(connection: Connection) -> None:
@@ -133,6 +140,7 @@ class Database:
                     command_timeout=command_timeout_s,
                     timeout=command_timeout_s,
                     init=_prepare,
+                    reset=_keep_session,
                     server_settings={
                         "application_name": application_name,
                         "idle_in_transaction_session_timeout": f"{ABANDONED_TRANSACTION_S}s",
@@ -150,10 +158,10 @@ class Database:
                 return cls(await connect(), command_timeout_s)
         raise AssertionError("tenacity ends by a value or an error")
 
-    async def aclose(self) -> None:
-        """Wait up to 5 s for connections in use, then cut them off."""
+    async def aclose(self, *, limit_s: float = 5.0) -> None:
+        """Wait up to ``limit_s`` for connections in use, then cut them off."""
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(limit_s):
                 await self._pool.close()
         except TimeoutError:
             self._pool.terminate()
@@ -188,6 +196,9 @@ class Database:
             if not _is_lost(error):
                 raise
             self._unavailable += 1
+            # asyncpg may not have noticed that it is dead and would lend it to the next one.
+            with suppress(asyncpg.InterfaceError):  # it has noticed, and took it back
+                connection.terminate()
             raise _unavailable(error) from error
         finally:
             await self._pool.release(connection)
