@@ -11,6 +11,9 @@ from typing import Any, Protocol
 
 from mesh.contracts.events import Cursor, Event, EventType
 
+START = Cursor()
+"""Before the first event of any stream."""
+
 
 class StreamWriter(Protocol):
     """The one writer of a stream under one attempt (the epoch of its lease)."""
@@ -18,13 +21,16 @@ class StreamWriter(Protocol):
     async def append(self, type: EventType, data: dict[str, Any]) -> Event:
         """Append and return once it is acknowledged. Flushes coalesced tokens first.
 
-        Raises Fenced when a later attempt has written, Unavailable when the log stays away.
+        Raises Fenced when a later attempt has written or a terminal event stands in the stream
+        (so there is never more than one), Unavailable when the log stays away: then it is unknown
+        whether this event was written. Raises InvalidInput for data that is not JSON or too large.
         """
         ...
 
     async def token(self, step: str, text: str) -> None:
         """Add streamed text. The first of a step goes out at once, later ones coalesce
-        (10 to 20 ms or 64 pieces); bounded, and errors surface at the next ``append``."""
+        (10 to 20 ms or 64 pieces); bounded, and errors surface at the next ``append``
+        (Fenced here too, so that a model stops writing for nobody)."""
         ...
 
     async def aclose(self) -> None:
@@ -39,7 +45,7 @@ class StreamLog(Protocol):
         ...
 
     def read(
-        self, stream: str, after: Cursor = Cursor(), *, heartbeat_s: float = 15.0
+        self, stream: str, after: Cursor = START, *, heartbeat_s: float = 15.0
     ) -> AsyncIterator[Event | None]:
         """Every event after the cursor, then live ones; ``None`` is a heartbeat.
 

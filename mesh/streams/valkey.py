@@ -1,0 +1,109 @@
+"""The stream log in Valkey: what every process appends to and reads from.
+
+One Valkey stream per log (``maily:stream:<stream>``), its entry ids are our cursors. Writing is
+``commit.GroupCommit``, hearing of new events ``hub.Hub``, the reading loop ``reader.read``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from redis.asyncio import Redis
+
+from mesh.contracts.events import Cursor, Event
+from mesh.core.clock import Clock, SystemClock
+from mesh.streams.codec import decode
+from mesh.streams.commit import GroupCommit
+from mesh.streams.connect import unavailable
+from mesh.streams.feed import Feed
+from mesh.streams.hub import Hub
+from mesh.streams.log import START
+from mesh.streams.options import StreamOptions
+from mesh.streams.reader import ReaderCounts, read
+from mesh.streams.writer import Batch, BufferedWriter
+
+
+class ValkeyStreamLog:
+    """See ``StreamLog``. One per process; belongs to one event loop.
+
+    ``redis`` (from ``connect``) stays the caller's: close the log first, then the client.
+    """
+
+    def __init__(
+        self, redis: Redis, options: StreamOptions | None = None, clock: Clock | None = None
+    ) -> None:
+        self._redis = redis
+        self._options = options or StreamOptions()
+        self._clock = clock or SystemClock()
+        self._commit = GroupCommit(redis, self._options)
+        self._hub = Hub(redis, self._options)
+        self._counts = ReaderCounts()
+
+    def writer(self, stream: str, attempt: int) -> BufferedWriter:
+        return BufferedWriter(self, stream, attempt, self._options, self._clock)
+
+    def read(
+        self, stream: str, after: Cursor = START, *, heartbeat_s: float = 15.0
+    ) -> AsyncGenerator[Event | None, None]:
+        """See ``StreamLog.read``. Raises Unavailable where Valkey stays away for longer than
+        ``first_timeout_s`` at the start or ``away_timeout_s`` later."""
+        return read(self, stream, after, heartbeat_s, self._options, self._counts)
+
+    async def last(self, stream: str) -> Event | None:
+        """The newest event, or None. Raises Unavailable."""
+        with unavailable():
+            entries = await self._redis.xrevrange(self._key(stream), count=1)
+        return _event(stream, entries[0]) if entries else None
+
+    def statistics(self) -> dict[str, int | float]:
+        return {
+            "events": self._commit.events,
+            "commits": self._commit.commits,
+            "retries": self._commit.retries,
+            "fenced": self._commit.fenced,
+            "streams": len(self._hub.feeds.streams()),
+            "readers": self._counts.active,
+            "pages": self._counts.pages,
+            "gaps": self._counts.gaps,
+            "overflows": self._hub.feeds.overflows,
+            "messages": self._hub.messages,
+            "reconnects": self._hub.reconnects,
+        }
+
+    async def aclose(self) -> None:
+        await self._hub.aclose()
+        await self._commit.aclose()
+
+    # What the reading loop needs (reader.Source).
+
+    def attach(self, stream: str) -> Feed:
+        return self._hub.attach(stream)
+
+    def detach(self, feed: Feed) -> None:
+        self._hub.detach(feed)
+
+    async def page(self, stream: str, after: Cursor, limit: int) -> list[Event] | None:
+        key = self._key(stream)
+        with unavailable():
+            entries = await self._redis.xrange(key, f"({after}", "+", count=limit) or []
+            if not entries and not await self._redis.exists(key):
+                return None
+        return [_event(stream, entry) for entry in entries]
+
+    # What a writer needs (writer.Sink).
+
+    async def end(self, stream: str) -> Cursor:
+        newest = await self.last(stream)
+        return newest.cursor if newest else START
+
+    async def commit(self, batch: Batch) -> None:
+        await self._commit.commit(batch)
+
+    def _key(self, stream: str) -> str:
+        return f"{self._options.prefix}{stream}"
+
+
+def _event(stream: str, entry: Any) -> Event:
+    cursor = Cursor.parse(entry[0].decode())
+    return decode(stream, cursor.attempt, cursor.sequence, entry[1][b"e"])
