@@ -54,6 +54,7 @@ class Supervisor:
         self.settings = settings
         self.layout = Layout(settings.home)
         own = psutil.Process()
+        self._earlier = read_state(self.layout)
         self.state = State(
             instance=self.layout.instance,
             pid=own.pid,
@@ -141,12 +142,7 @@ class Supervisor:
         self.deployer.keep(head)
 
     async def _end_leftovers(self) -> None:
-        earlier = read_state(self.layout)
-        recorded = (
-            earlier.recorded()
-            if earlier and (earlier.pid, earlier.created) != (self.state.pid, self.state.created)
-            else []
-        )
+        recorded = self._earlier.recorded() if self._earlier else []
         left = await asyncio.to_thread(
             find_instance, self.layout.instance, recorded, (self.layout.postgres_data,)
         )

@@ -1,0 +1,153 @@
+"""``maily key``: API keys. It speaks to the database, so it works without the gateway, too."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cluster.cli.console import JsonFlag, answer, err, load_resolved, out
+
+if TYPE_CHECKING:
+    from mesh.core.settings import Settings
+    from mesh.security.keys import KeyInfo, KeyService
+
+app = typer.Typer(help="API keys.", no_args_is_help=True)
+
+Workspace = Annotated[str | None, typer.Option(help="Only this workspace's.")]
+
+
+@app.command("create")
+def create(
+    name: Annotated[str, typer.Argument(help="To tell keys apart.")],
+    workspace: Annotated[str, typer.Option(help="Made when there is none.")] = "default",
+    scope: Annotated[
+        list[str] | None, typer.Option(help="May be repeated; default: all but keys:admin.")
+    ] = None,
+    days: Annotated[float | None, typer.Option(help="It ends after so many days.")] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Make a key. It is shown once and kept only as a hash."""
+    from mesh.security.scopes import ALL_SCOPES, KEYS_ADMIN
+
+    settings, _ = load_resolved()
+    scopes = frozenset(scope) if scope else ALL_SCOPES - {KEYS_ADMIN}
+    lifetime = None if days is None else days * 86_400
+
+    async def make() -> tuple[str, KeyInfo]:
+        async with _keys(settings) as keys:
+            made = await keys.create(workspace, name, scopes, lifetime)
+            return made.key, made.info
+
+    key, info = asyncio.run(make())
+    if json:
+        answer({"key": key} | _as_json(info))
+        return
+    out.print(key, highlight=False, soft_wrap=True)
+    err.print(f"[dim]key {info.id} of {info.workspace}: shown once, keep it safe[/]")
+
+
+@app.command("list")
+def list_keys(workspace: Workspace = None, json: JsonFlag = False) -> None:
+    """All keys, revoked ones too; never the keys themselves."""
+    from rich.table import Table
+
+    settings, _ = load_resolved()
+
+    async def read() -> list[KeyInfo]:
+        async with _keys(settings) as keys:
+            return await keys.list(workspace)
+
+    found = asyncio.run(read())
+    if json:
+        answer({"keys": [_as_json(info) for info in found]})
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("id", "name", "workspace", "state", "scopes", "last used"):
+        table.add_column(column)
+    for info in found:
+        used = info.last_used_at.strftime("%Y-%m-%d %H:%M") if info.last_used_at else "never"
+        state = "[red]revoked[/]" if info.revoked_at else "[green]valid[/]"
+        table.add_row(
+            info.id, info.name, info.workspace, state, " ".join(sorted(info.scopes)), used
+        )
+    out.print(table)
+
+
+@app.command("revoke")
+def revoke(
+    key_id: Annotated[str, typer.Argument(help="Its id: `maily key list`.")],
+    json: JsonFlag = False,
+) -> None:
+    """From now on the key, and every token made with it, is refused."""
+    settings, _ = load_resolved()
+    info, told = asyncio.run(_revoke(settings, key_id))
+    if json:
+        answer(_as_json(info) | {"gatewaysTold": told})
+        return
+    out.print(f"Key {info.id} ({info.name}) is revoked.")
+    if not told:
+        err.print(
+            "[yellow]The gateways could not be told: they may take it for "
+            f"{settings.security.key_cache_s:g} s more.[/]"
+        )
+
+
+async def _revoke(settings: Settings, key_id: str) -> tuple[KeyInfo, bool]:
+    from redis.exceptions import RedisError
+
+    from mesh.streams.connect import connect
+    from serve_apps.gateway.key_admin import REVOKED_CHANNEL
+
+    async with _keys(settings) as keys:
+        info = await keys.revoke(key_id)
+    client = connect(settings.redis_url, max_connections=1)
+    try:
+        await client.publish(REVOKED_CHANNEL, key_id)
+    except (OSError, RedisError):
+        return info, False
+    finally:
+        await client.aclose()
+    return info, True
+
+
+@asynccontextmanager
+async def _keys(settings: Settings) -> AsyncIterator[KeyService]:
+    """Failure when the database can't be reached."""
+    import asyncpg
+
+    from cluster.failures import NOT_RUNNING, Failure
+    from mesh.core.clock import SystemClock
+    from mesh.core.errors import Unavailable
+    from mesh.security.keys import KeyService
+    from mesh.storage.pool import Database
+
+    try:
+        # Asked once by ourselves first: the pool would wait for a server that restarts.
+        probe = await asyncpg.connect(settings.postgres_url, timeout=3.0)
+        await probe.close(timeout=2.0)
+        database = await Database.open(settings.postgres_url, max_size=2, application_name="cli")
+    except (OSError, TimeoutError, asyncpg.PostgresError, Unavailable) as error:
+        raise Failure(
+            f"the database can't be reached: {error}", "`maily up` starts it", NOT_RUNNING
+        ) from None
+    try:
+        yield KeyService(database, SystemClock())
+    finally:
+        await database.aclose()
+
+
+def _as_json(info: KeyInfo) -> dict[str, Any]:
+    return {
+        "id": info.id,
+        "name": info.name,
+        "workspace": info.workspace,
+        "scopes": sorted(info.scopes),
+        "createdAt": info.created_at.isoformat(),
+        "expiresAt": info.expires_at.isoformat() if info.expires_at else None,
+        "revokedAt": info.revoked_at.isoformat() if info.revoked_at else None,
+        "lastUsedAt": info.last_used_at.isoformat() if info.last_used_at else None,
+    }

@@ -1,0 +1,210 @@
+"""Ask every part how it is: in its own protocol, all at once, each with a deadline.
+
+``maily status`` and the demonstrations use this. Nothing here imports Ray: its dashboard answers
+over HTTP. A part is healthy when it answered just now; what the supervisor believes is only the
+reason given when it did not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import asyncpg
+import httpx
+import orjson
+
+from actors.names import EMBEDDER_DEPLOYMENT, GATEWAY_APP, LLM_APP, LLM_DEPLOYMENT, SNAPSHOT_KEY
+from cluster.layout import Layout
+from mesh.contracts.mesh import Snapshot
+from mesh.core.settings import Settings
+from mesh.streams.connect import connect
+
+LIMIT_S = 4.0
+SNAPSHOT_FRESH_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class PartHealth:
+    part: str
+    healthy: bool
+    detail: str
+    """What it said, or why it is not healthy."""
+    seconds: float = 0.0
+    """How long the answer took."""
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+Check = Callable[[], Awaitable[str]]
+
+
+async def check_all(settings: Settings) -> list[PartHealth]:
+    """``settings`` must be resolved (``cluster.layout.resolve``). Takes at most ``LIMIT_S``."""
+    serve = asyncio.create_task(_serve_applications(settings))
+    snapshot = asyncio.create_task(_snapshot(settings))
+    checks: dict[str, Check] = {
+        "postgres": lambda: _postgres(settings),
+        "valkey": lambda: _valkey(settings),
+    }
+    if settings.evm.enabled and settings.evm.url:
+        checks["evm"] = lambda: _evm(str(settings.evm.url))
+    checks["ray"] = lambda: _ray(settings)
+    checks["llm"] = lambda: _deployment(serve, LLM_APP, LLM_DEPLOYMENT)
+    checks["embedder"] = lambda: _deployment(serve, LLM_APP, EMBEDDER_DEPLOYMENT)
+    checks["gateway"] = lambda: _gateway(settings, serve)
+    checks["coordinator"] = lambda: _coordinator(snapshot)
+    checks["workers"] = lambda: _workers(snapshot, settings.agents.workers)
+    if settings.gateway.haproxy and settings.profile == "embedded":
+        checks["haproxy"] = lambda: _haproxy(settings)
+    try:
+        return list(await asyncio.gather(*(_timed(name, run) for name, run in checks.items())))
+    finally:
+        for task in (serve, snapshot):
+            task.cancel()
+        await asyncio.gather(serve, snapshot, return_exceptions=True)
+
+
+async def _timed(name: str, check: Check) -> PartHealth:
+    began = time.monotonic()
+    try:
+        async with asyncio.timeout(LIMIT_S):
+            detail = await check()
+    except TimeoutError:
+        return PartHealth(name, False, f"no answer within {LIMIT_S:g} s", LIMIT_S)
+    except Exception as error:  # whatever its client raises: the part is not well
+        words = str(error) or type(error).__name__
+        return PartHealth(name, False, words[:500], round(time.monotonic() - began, 4))
+    return PartHealth(name, True, detail, round(time.monotonic() - began, 4))
+
+
+async def _postgres(settings: Settings) -> str:
+    connection = await asyncpg.connect(settings.postgres_url, timeout=LIMIT_S)
+    try:
+        version = await connection.fetchval("SHOW server_version")
+    finally:
+        connection.terminate()
+    return f"PostgreSQL {version}"
+
+
+async def _valkey(settings: Settings) -> str:
+    client = connect(settings.redis_url, max_connections=1, timeout_s=LIMIT_S)
+    try:
+        info = await client.info("server")
+    finally:
+        await client.aclose()
+    name = "Valkey" if "valkey_version" in info else "Redis"
+    return f"{name} {info.get('valkey_version') or info.get('redis_version')}"
+
+
+async def _evm(url: str) -> str:
+    async with httpx.AsyncClient(timeout=LIMIT_S, trust_env=False) as client:
+        response = await client.post(
+            url, json={"jsonrpc": "2.0", "id": 1, "method": "eth_blockNumber", "params": []}
+        )
+    return f"block {int(response.json()['result'], 16)}"
+
+
+async def _ray(settings: Settings) -> str:
+    if settings.profile != "embedded":
+        host, _, port = str(settings.ray.address).rpartition(":")
+        _, writer = await asyncio.open_connection(host.removeprefix("ray://"), int(port))
+        writer.close()
+        return f"GCS listens at {settings.ray.address}"
+    answer = await _dashboard(settings, "/api/version")
+    return f"Ray {answer.get('ray_version')}"
+
+
+async def _serve_applications(settings: Settings) -> dict[str, Any]:
+    answer = await _dashboard(settings, "/api/serve/applications/")
+    applications: dict[str, Any] = answer["applications"]
+    return applications
+
+
+async def _dashboard(settings: Settings, path: str) -> dict[str, Any]:
+    if settings.profile != "embedded":
+        raise RuntimeError("only known in the embedded profile")
+    token = Layout(settings.home).secret("ray-token")
+    async with httpx.AsyncClient(timeout=LIMIT_S, trust_env=False) as client:
+        response = await client.get(
+            f"http://127.0.0.1:{settings.ray.dashboard_port}{path}",
+            headers={"authorization": f"Bearer {token}"},
+        )
+    if response.status_code != 200:
+        raise RuntimeError(f"Ray's dashboard says {response.status_code}: {response.text[:200]}")
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+async def _deployment(serve: asyncio.Task[dict[str, Any]], app: str, name: str) -> str:
+    applications = await asyncio.shield(serve)
+    if app not in applications:
+        raise RuntimeError(f"the application {app} is not deployed")
+    deployments = applications[app]["deployments"]
+    if name not in deployments:
+        raise RuntimeError(f"the deployment {name} is not there")
+    return _replicas(deployments[name])
+
+
+def _replicas(deployment: dict[str, Any]) -> str:
+    states = [replica["state"] for replica in deployment["replicas"]]
+    running = states.count("RUNNING")
+    words = f"{running} of {deployment['target_num_replicas']} replicas run"
+    if deployment["status"] != "HEALTHY" or running < deployment["target_num_replicas"]:
+        raise RuntimeError(f"{words} ({deployment['status']}): {deployment['message']}"[:400])
+    return words
+
+
+async def _gateway(settings: Settings, serve: asyncio.Task[dict[str, Any]]) -> str:
+    """Its own readiness, as clients see it, and its replicas."""
+    async with httpx.AsyncClient(timeout=LIMIT_S, trust_env=False) as client:
+        response = await client.get(f"{settings.gateway_url}/readyz")
+    if response.status_code != 200:
+        raise RuntimeError(f"/readyz says {response.status_code}: {response.text[:300]}")
+    if settings.profile != "embedded":
+        return "ready"
+    deployments = (await asyncio.shield(serve))[GATEWAY_APP]["deployments"]
+    return "ready, " + ", ".join(_replicas(item) for item in deployments.values())
+
+
+async def _haproxy(settings: Settings) -> str:
+    """Serve's own health rule in HAProxy: at least one replica of a backend is up."""
+    async with httpx.AsyncClient(timeout=LIMIT_S, trust_env=False) as client:
+        response = await client.get(f"{settings.gateway_url}/-/healthz")
+    if response.status_code != 200:
+        raise RuntimeError(f"/-/healthz says {response.status_code}: {response.text[:200]}")
+    return f"listens on {settings.gateway.host}:{settings.gateway.port}"
+
+
+async def _snapshot(settings: Settings) -> Snapshot | None:
+    client = connect(settings.redis_url, max_connections=1, timeout_s=LIMIT_S)
+    try:
+        text = await client.get(SNAPSHOT_KEY)
+    finally:
+        await client.aclose()
+    return None if text is None else Snapshot.model_validate(orjson.loads(text))
+
+
+async def _coordinator(task: asyncio.Task[Snapshot | None]) -> str:
+    snapshot = await asyncio.shield(task)
+    if snapshot is None:
+        raise RuntimeError("it has published no snapshot of late")
+    age = max(0.0, time.time() - snapshot.at)
+    if age > SNAPSHOT_FRESH_S:
+        raise RuntimeError(f"its newest snapshot is {age:.0f} s old")
+    return f"snapshot {snapshot.version}, {age:.1f} s old"
+
+
+async def _workers(task: asyncio.Task[Snapshot | None], wanted: int) -> str:
+    snapshot = await asyncio.shield(task)
+    workers = () if snapshot is None else snapshot.workers
+    slots = sum(worker.slots for worker in workers)
+    active = sum(worker.active for worker in workers)
+    words = f"{len(workers)} of {wanted} workers, {active} of {slots} slots busy"
+    if len(workers) < wanted:
+        raise RuntimeError(words)
+    return words
