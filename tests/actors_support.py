@@ -18,7 +18,7 @@ from mesh.core.clock import Clock, SystemClock
 from mesh.core.ids import uuid7
 from mesh.core.tracing import current_traceparent
 from mesh.llm.engine import Engine, LLMClient, Wire
-from mesh.llm.fake import FakeEngine
+from mesh.llm.fake import FakeEngine, FaultPlan
 from mesh.storage.pool import Database
 from mesh.storage.tasks import NewTask, TaskRepository, TaskRow
 from mesh.streams.log import StreamLog, StreamWriter
@@ -166,3 +166,21 @@ def check_stream(found: list[Event]) -> None:
 
 
 CLOCK = SystemClock()
+
+
+class FakeClient(EngineClient):
+    """An ``EngineClient`` that can be pickled: its engine is made where it is first used."""
+
+    def __init__(self, faults: FaultPlan) -> None:
+        self.faults = faults
+        self.traceparents = []
+        self._engine: FakeEngine | None = None
+
+    @property
+    def engine(self) -> FakeEngine:  # type: ignore[override]
+        if self._engine is None:
+            self._engine = FakeEngine(faults=self.faults, slots=64, queue_limit=1_000)
+        return self._engine
+
+    def __reduce__(self) -> tuple[type[FakeClient], tuple[FaultPlan]]:
+        return FakeClient, (self.faults,)

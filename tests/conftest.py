@@ -7,11 +7,15 @@ database_dsn   module  a fresh migrated database
 database       module  an open ``Database`` on it
 valkey         session the server; tests that kill it make a ``ValkeyServer`` of their own
 valkey_url     session redis://…/0, shared: use keys of your own
+runtime        session a whole runtime (``maily up``), for the tests marked so
+instance       session how to call it
 ============== ======= ==========================================================================
 """
 
 from __future__ import annotations
 
+import os
+import secrets
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING
@@ -19,10 +23,17 @@ from typing import TYPE_CHECKING
 import asyncpg
 import pytest
 import pytest_asyncio
+from runtime_instance import Runtime, running
 from services import PostgresServer, ValkeyServer
 
 if TYPE_CHECKING:
+    from benchmarks.instance import Instance
     from mesh.storage.pool import Database
+
+# Ray reads these once, when it is first imported, which may be by any test module.
+os.environ.setdefault("RAY_AUTH_MODE", "token")
+os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 TEMPLATE = "maily_template"
 
@@ -90,3 +101,14 @@ def valkey() -> Iterator[ValkeyServer]:
 @pytest.fixture(scope="session")
 def valkey_url(valkey: ValkeyServer) -> str:
     return valkey.url
+
+
+@pytest.fixture(scope="session")
+def runtime() -> Iterator[Runtime]:
+    with running() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def instance(runtime: Runtime) -> Instance:
+    return runtime.instance()

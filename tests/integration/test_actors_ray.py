@@ -1,0 +1,208 @@
+"""The actors in a Ray of their own: reconciled, killed, restarted."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from actors_support import (
+    CLOCK,
+    FakeClient,
+    check_stream,
+    ended,
+    events,
+    new_task,
+    until,
+    workspace,
+)
+from pydantic import SecretStr
+
+from actors.context import ProcessContext
+from actors.dispatch import Dispatcher
+from actors.health import check_actors, check_snapshot
+from actors.lookup import describe, find_actor
+from actors.names import COORDINATOR, worker
+from actors.reconcile import ReconcileOptions, end_all, reconcile
+from mesh.contracts.tasks import TaskState
+from mesh.core.settings import AgentSettings, LLMSettings, PostgresSettings, RedisSettings, Settings
+from mesh.llm.fake import FaultPlan
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = sorted([COORDINATOR, worker(0), worker(1)])
+LLM = FakeClient(FaultPlan(token_delay_s=0.01))
+
+
+@pytest.fixture(scope="module")
+def ray_instance() -> Iterator[str]:
+    """Its own head with a short temporary path (unix socket names have little room)."""
+    import ray
+
+    folder = tempfile.mkdtemp(prefix="mr", dir="/tmp")
+    namespace = f"test-{os.path.basename(folder)}"
+    ray.init(
+        address="local",
+        namespace=namespace,
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        object_store_memory=80_000_000,
+        _temp_dir=folder,
+        runtime_env={"env_vars": {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}},
+    )
+    yield namespace
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def settings(database_dsn: str, valkey_url: str) -> Settings:
+    return Settings(
+        postgres=PostgresSettings(url=SecretStr(database_dsn), pool_max=4),
+        redis=RedisSettings(url=SecretStr(valkey_url)),
+        llm=LLMSettings(engine="fake", model="fake"),
+        agents=AgentSettings(workers=2, slots=8, lease_s=2.0, heartbeat_s=0.2),
+    )
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def context(settings: Settings) -> AsyncIterator[ProcessContext]:
+    opened = await ProcessContext.open(settings, "test")
+    yield opened
+    await opened.aclose()
+
+
+@pytest.fixture
+def options(ray_instance: str) -> ReconcileOptions:
+    return ReconcileOptions(namespace=ray_instance, drain_s=3.0)
+
+
+async def info(name: str, options: ReconcileOptions) -> dict[str, Any]:
+    handle = await find_actor(name, options.namespace)
+    assert handle is not None
+    return await describe(handle)
+
+
+async def kill(name: str, options: ReconcileOptions) -> dict[str, Any]:
+    """``kill -9`` of its process; what it said of itself before."""
+    before = await info(name, options)
+    os.kill(before["pid"], signal.SIGKILL)
+    return before
+
+
+async def back(name: str, before: dict[str, Any], options: ReconcileOptions) -> dict[str, Any]:
+    """What it says once it runs again in another process."""
+    after: dict[str, Any] = {}
+
+    async def look() -> bool:
+        nonlocal after
+        after = await info(name, options)
+        return bool(after["healthy"]) and after["incarnation"] != before["incarnation"]
+
+    await until(look)
+    return after
+
+
+async def test_reconcile_makes_adopts_replaces_and_ends(
+    settings: Settings, options: ReconcileOptions
+) -> None:
+    first = await reconcile(settings, options, llm=LLM)
+    assert (first.adopted, sorted(first.created), first.ended) == ((), NAMES, ())
+    assert first.unhealthy == {}
+    pids = {name: (await info(name, options))["pid"] for name in NAMES}
+
+    again = await reconcile(settings, options, llm=LLM)
+    assert (again.adopted, again.created, again.ended) == (tuple(NAMES), (), ())
+    assert {name: (await info(name, options))["pid"] for name in NAMES} == pids
+
+    smaller = settings.model_copy(
+        update={"agents": settings.agents.model_copy(update={"workers": 1})}
+    )
+    changed = await reconcile(smaller, options, llm=LLM)
+    assert changed.ended == tuple(NAMES)  # another configuration: each is made again or goes
+    assert changed.created == (COORDINATOR, worker(0))
+    assert changed.unhealthy == {}
+    parts = await check_actors(2, namespace=options.namespace)
+    assert [part.healthy for part in parts] == [True, True, False]
+    assert parts[2].reason == "there is no such actor"
+
+    restored = await reconcile(settings, options, llm=LLM)
+    assert restored.unhealthy == {}
+
+
+async def test_a_killed_worker_comes_back_and_every_task_ends_once(
+    settings: Settings, options: ReconcileOptions, context: ProcessContext
+) -> None:
+    await reconcile(settings, options, llm=LLM)
+    space = await workspace(context.db)
+    dispatcher = Dispatcher(context.redis)
+    rows = []
+    for _ in range(20):
+        row, _ = await context.tasks.create(new_task(space))
+        await dispatcher.offer(row.id)
+        rows.append(row)
+
+    async def both_are_busy() -> bool:
+        told = [await info(name, options) for name in (worker(0), worker(1))]
+        return all(t["statistics"]["active"] > 0 for t in told)
+
+    await until(both_are_busy)
+    before = await kill(worker(0), options)
+    done = await asyncio.gather(*(ended(context.tasks, row, 60) for row in rows))
+    assert [(row.state, row.error) for row in done] == [(TaskState.SUCCEEDED, None)] * 20
+    assert any(row.attempt > 1 for row in done)
+    for row in done:
+        check_stream(await events(context.streams, row.id))
+    after = await back(worker(0), before, options)
+    assert after["pid"] != before["pid"]
+
+    async def both_are_published() -> bool:
+        snapshot = await dispatcher.snapshot()
+        parts = check_snapshot(snapshot, 2, CLOCK.now())
+        return all(part.healthy for part in parts)
+
+    await until(both_are_published)
+
+
+async def test_running_tasks_do_not_notice_that_the_coordinator_dies(
+    settings: Settings, options: ReconcileOptions, context: ProcessContext
+) -> None:
+    await reconcile(settings, options, llm=LLM)
+    space = await workspace(context.db)
+    dispatcher = Dispatcher(context.redis)
+
+    async def published() -> bool:
+        return await dispatcher.snapshot() is not None
+
+    await until(published)
+    old = await dispatcher.snapshot()
+    assert old is not None
+    rows = [(await context.tasks.create(new_task(space)))[0] for _ in range(6)]
+    before = await kill(COORDINATOR, options)
+    done = await asyncio.gather(*(ended(context.tasks, row, 60) for row in rows))
+    assert {(row.state, row.attempt) for row in done} == {(TaskState.SUCCEEDED, 1)}
+    await back(COORDINATOR, before, options)
+
+    async def republished() -> bool:
+        new = await dispatcher.snapshot()
+        return new is not None and new.version > old.version and len(new.workers) == 2
+
+    await until(republished)
+
+
+async def test_all_actors_end_and_leave_no_lease(
+    settings: Settings, options: ReconcileOptions, context: ProcessContext
+) -> None:
+    await reconcile(settings, options, llm=LLM)
+    assert await end_all(replace(options, drain_s=1.0)) == tuple(NAMES)
+    for name in NAMES:
+        assert await find_actor(name, options.namespace) is None
+    lease = await context.leases.get(COORDINATOR)
+    assert lease is not None
+    assert lease.expires_at.timestamp() <= CLOCK.now()
