@@ -117,6 +117,7 @@ class GetRun:
 async def hammer_get(url: str, key: str, *, connections: int, seconds: float) -> GetRun:
     """GET ``url`` over ``connections`` keep-alive connections for ``seconds``."""
     parts = urlsplit(url)
+    host, port = str(parts.hostname), parts.port or 80
     request = (
         f"GET {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\n"
         f"Authorization: Bearer {key}\r\nAccept: application/json\r\n\r\n"
@@ -130,7 +131,7 @@ async def hammer_get(url: str, key: str, *, connections: int, seconds: float) ->
         ends.append(done)
         getter = _Getter(request, started + seconds, done)
         getters.append(getter)
-        await loop.create_connection(lambda g=getter: g, parts.hostname, parts.port)  # type: ignore[misc]
+        await loop.create_connection(lambda g=getter: g, host, port)  # type: ignore[misc]
     await asyncio.wait_for(asyncio.gather(*ends), seconds + 30)
     elapsed = time.perf_counter() - started
     latencies = [value for getter in getters for value in getter.latencies]

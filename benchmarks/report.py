@@ -64,9 +64,8 @@ class Report:
             ratio = "" if row.ratio is None else f"{row.ratio:.3f}"
             holds = {None: "", True: "holds", False: "falls short"}[row.holds]
             name = row.name + (f" ({row.note})" if row.note else "")
-            lines.append(
-                f"| {name} | {row.ours:,.2f} | {peer} | {ratio} | {row.unit} | {row.goal} | {holds} |"
-            )
+            cells = (name, f"{row.ours:,.2f}", peer, ratio, row.unit, row.goal, holds)
+            lines.append("| " + " | ".join(cells) + " |")
         return "\n".join(lines) + "\n"
 
 

@@ -11,6 +11,7 @@ from uuid import uuid4
 import aiohttp
 
 from benchmarks.instance import Instance
+from benchmarks.show.mesh_client import submit
 from benchmarks.show.table import Claim
 
 MESSAGES = [{"role": "user", "content": "hi"}]
@@ -53,7 +54,7 @@ def cases(model: str) -> list[Case]:
         Case("no credentials", chats, (401,), chat(), headers={"Authorization": ""}),
         Case("expired token", chats, (401,), chat(), headers={"Authorization": "Bearer EXPIRED"}),
         Case("forged token", chats, (401,), chat(), headers={"Authorization": "Bearer FORGED"}),
-        Case("foreign task id", f"/v1/mesh/tasks/{uuid4()}", (404,), method="GET"),
+        Case("task id of nobody", f"/v1/mesh/tasks/{uuid4()}", (404,), method="GET"),
         Case("task id that is none", "/v1/mesh/tasks/xyz", (422,), method="GET"),
         Case("bad Last-Event-ID", f"/v1/mesh/tasks/{uuid4()}/events", (404, 422), method="GET",
              headers={"Last-Event-ID": "yesterday"}),
@@ -96,17 +97,36 @@ async def run(instance: Instance) -> list[Claim]:
             problem = judge(case, status, text)
             if problem:
                 wrong.append(f"{case.name}: {problem}")
+        wrong += await foreign(session, instance)
         async with session.get(instance.url + "/readyz") as response:
             if response.status != 200:
                 wrong.append(f"afterwards /readyz answers {response.status}")
     return [
         Claim(
-            "bad input: " + ", ".join(case.name for case in checked),
-            f"{len(checked) - len(wrong)}/{len(checked)} right" + "".join(f"; {w}" for w in wrong),
+            "bad input: " + ", ".join(case.name for case in checked) + ", foreign task",
+            f"{len(checked)} cases and a foreign workspace, {len(wrong)} wrong"
+            + "".join(f"; {w}" for w in wrong),
             "the right 4xx in our shape",
             not wrong,
         )
     ]
+
+
+async def foreign(session: aiohttp.ClientSession, instance: Instance) -> list[str]:
+    """Another workspace's key must not see, follow or cancel our task."""
+    task = await submit(session, instance, "foreign")
+    headers = {"Authorization": f"Bearer {await instance.other_key()}"}
+    problems = []
+    path = f"/v1/mesh/tasks/{task}"
+    for method, url in (("GET", path), ("GET", path + "/events"), ("DELETE", path)):
+        case = Case(f"foreign task id: {method} {url[-7:]}", url, (404,), method=method)
+        async with session.request(method, instance.url + url, headers=headers) as response:
+            if problem := judge(case, response.status, await response.text()):
+                problems.append(f"{case.name}: {problem}")
+    async with session.get(instance.url + "/v1/mesh/tasks", headers=headers) as response:
+        if task in await response.text():
+            problems.append("another workspace's list holds our task")
+    return problems
 
 
 def judge(case: Case, status: int, text: str) -> str:

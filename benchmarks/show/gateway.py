@@ -75,7 +75,7 @@ async def demonstrate(full: bool) -> list[Claim]:
         claims = await guarded("life cycle", lambda: lifecycle.run(clone))
         try:
             if all(claim.holds for claim in claims[:2]):
-                instance = await Instance.of_clone(clone)
+                instance = Instance.from_status(await clone.status(), clone.environ)
                 demos: list[tuple[str, Callable[[], Awaitable[list[Claim]]]]] = [
                     ("openai client", lambda: openai_client.run(instance)),
                     ("speed", lambda: bench(instance, full)),

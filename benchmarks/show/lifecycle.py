@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import shutil
+import socket
 import subprocess
 import time
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any
 import psutil
 
 from benchmarks.show.table import Claim
+from cluster.processes import descendants, is_alive, listeners
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -59,7 +61,7 @@ def make_clone(folder: Path, ports: dict[str, str]) -> Clone:
     folder.mkdir(parents=True)
     (folder / "home").mkdir()
     subprocess.run(
-        ["git", "clone", "--quiet", str(REPOSITORY), str(folder / "repo")],  # noqa: S607
+        ["git", "clone", "--quiet", str(REPOSITORY), str(folder / "repo")],
         check=True,
     )
     keep = {
@@ -70,36 +72,19 @@ def make_clone(folder: Path, ports: dict[str, str]) -> Clone:
     return Clone(folder, {**keep, **ports, "HOME": str(folder / "home")})
 
 
-def processes_of(folder: Path) -> list[psutil.Process]:
-    """Every process whose HOME lies in the folder: what the runtime started carries it on."""
-    found = []
-    marker = f"HOME={folder / 'home'}"
-    for process in psutil.process_iter():
-        try:
-            environ = Path(f"/proc/{process.pid}/environ").read_bytes()
-        except OSError:
-            continue
-        if marker.encode() in environ.split(b"\0"):
-            found.append(process)
-    return found
+def clone_processes(status: dict[str, Any]) -> list[psutil.Process]:
+    """The supervisor and all that descends from it."""
+    return [psutil.Process(status["pid"]), *descendants(status["pid"])]
 
 
-def sockets_of(processes: list[psutil.Process]) -> list[str]:
-    """``address:port`` of every listening TCP socket of the processes."""
-    found = []
-    for process in processes:
-        try:
-            for connection in process.net_connections(kind="tcp"):
-                if connection.status == psutil.CONN_LISTEN:
-                    found.append(f"{connection.laddr.ip}:{connection.laddr.port}")
-        except psutil.Error:
-            continue
-    return sorted(set(found))
-
-
-def beyond_loopback(sockets: list[str]) -> list[str]:
-    inside = ("127.", "::1:", "::ffff:127.")
-    return [address for address in sockets if not address.startswith(inside)]
+def answers(address: str) -> bool:
+    """Whether anyone accepts connections at ``host:port``."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 async def run(clone: Clone) -> list[Claim]:
@@ -119,7 +104,7 @@ async def run(clone: Clone) -> list[Claim]:
     if code != 0:
         return claims
     status = await clone.status()
-    sick = [f"{n}: {p.get('detail')}" for n, p in status["parts"].items() if not p["healthy"]]
+    sick = [f"{p['part']}: {p['detail']}" for p in status["parts"] if not p["healthy"]]
     claims.append(
         Claim(
             "maily status --json",
@@ -129,9 +114,10 @@ async def run(clone: Clone) -> list[Claim]:
             not sick and bool(status["healthy"]),
         )
     )
-    running = processes_of(clone.folder)
-    sockets = sockets_of(running)
-    wide = beyond_loopback(sockets)
+    running = clone_processes(status)
+    heard = listeners(running)
+    sockets = sorted({f"{one.address}:{one.port}" for one in heard})
+    wide = sorted({f"{one.name} {one.address}:{one.port}" for one in heard if not one.loopback})
     claims.append(
         Claim(
             "listening sockets",
@@ -142,15 +128,15 @@ async def run(clone: Clone) -> list[Claim]:
     )
     code, output = await clone.run(clone.maily, "down", timeout_s=120)
     await asyncio.sleep(1)
-    left = processes_of(clone.folder)
-    names = [process.name() for process in left if process.is_running()]
+    left = [process for process in running if is_alive(process)]
+    open_still = [address for address in sockets if answers(address)]
     claims.append(
         Claim(
             "maily down",
-            f"exit {code}, {len(names)} processes left {names[:5] or ''}, "
-            f"{len(sockets_of(left))} sockets left",
+            f"exit {code}; of {len(running)} processes {len(left)} are left, "
+            f"of {len(sockets)} sockets {len(open_still)}",
             "no process, no socket",
-            code == 0 and not names,
+            code == 0 and not left and not open_still,
         )
     )
     started = time.monotonic()
