@@ -120,7 +120,10 @@ UPDATE tasks SET state = $3, result = $4, error = $5, degraded = $6, lease_until
 WHERE id = $1 AND attempt = $2 AND state = 'running'
 RETURNING *
 """
-_FINISHED_BEFORE = "SELECT * FROM tasks WHERE id = $1 AND attempt = $2 AND state = $3"
+# Epoch 0 has no owner: a task that was cancelled in the queue was not ended by a worker.
+_FINISHED_BEFORE = """
+SELECT * FROM tasks WHERE id = $1 AND attempt = $2 AND attempt > 0 AND state = $3
+"""
 _REQUEST_CANCEL = """
 UPDATE tasks SET cancel_requested = true, updated_at = now(),
     state = CASE state WHEN 'queued' THEN 'cancelled' ELSE state END,
