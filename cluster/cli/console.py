@@ -56,12 +56,19 @@ def load(flags: dict[str, Any] | None = None) -> Settings:
 
 
 def load_resolved(flags: dict[str, Any] | None = None) -> tuple[Settings, Layout]:
-    """Settings with the addresses of the embedded services filled in; directories are made."""
+    """Settings with the addresses of the embedded services filled in. Failure when nothing was
+    ever started under this home: looking makes no directories."""
+    from cluster.failures import NOT_RUNNING, Failure
     from cluster.layout import Layout, resolve
 
     settings = load(flags)
     layout = Layout(settings.home)
-    layout.make()
+    if not layout.secrets.is_dir():
+        raise Failure(
+            f"nothing was ever started under {settings.home}",
+            "`maily up` starts it; MAILY_HOME names another place",
+            NOT_RUNNING,
+        )
     return resolve(settings), layout
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cluster.cli.console import JsonFlag, answer, load_resolved, out
+from cluster.cli.console import JsonFlag, answer, load, out
 
 _SIGNS = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "problem": "[red]✗[/]"}
 
@@ -20,8 +20,11 @@ def doctor(
 ) -> None:
     """Look for what is wrong; each problem comes with its fix."""
     from cluster.doctor import as_json, examine
+    from cluster.layout import Layout, resolve
 
-    settings, _ = load_resolved()
+    settings = load()
+    if Layout(settings.home).secrets.is_dir():  # else nothing was started yet: make nothing
+        settings = resolve(settings)
     findings = examine(settings, os.environ)
     report = as_json(findings)
     if show_settings:

@@ -9,16 +9,18 @@ from typing import Any
 import typer
 from rich.table import Table
 
-from cluster.cli.console import JsonFlag, answer, load_resolved, out
+from cluster.cli.console import JsonFlag, answer, load, out
 
 
 def status(json: JsonFlag = False) -> None:
     """Every part: healthy, or why not."""
     from cluster.failures import NOT_RUNNING
     from cluster.health import check_all
+    from cluster.layout import Layout, resolve
     from cluster.state import is_locked, read_state
 
-    settings, layout = load_resolved()
+    settings = load()
+    layout = Layout(settings.home)
     running = is_locked(layout.lock)
     state = read_state(layout)
     report: dict[str, Any] = {
@@ -49,7 +51,7 @@ def status(json: JsonFlag = False) -> None:
             if state is not None and state.failure is not None:
                 out.print(f"The last start failed: {state.failure.message}", markup=False)
         raise typer.Exit(NOT_RUNNING)
-    parts = asyncio.run(check_all(settings))
+    parts = asyncio.run(check_all(resolve(settings)))
     report["healthy"] = all(part.healthy for part in parts)
     restarts = {name: part.restarts for name, part in state.parts.items()} if state else {}
     report["parts"] = [part.as_json() | {"restarts": restarts.get(part.part, 0)} for part in parts]

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from cluster.cli.console import JsonFlag, answer, err, load, out, stop
 from cluster.cli.progress import fetch_missing
+from cluster.cli.write import read_brief, run_write
 
 if TYPE_CHECKING:
     from cluster.layout import Layout
@@ -40,6 +41,9 @@ def up(
         bool, typer.Option("--detach", "-d", help="Leave it running and return.")
     ] = False,
     port: Annotated[int | None, typer.Option(help="Of the gateway (gateway.port).")] = None,
+    write: Annotated[
+        str | None, typer.Option(metavar="BRIEF", help="Write an email as soon as it is ready.")
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
     """Start the runtime. In the foreground it stays until Ctrl-C, then stops everything."""
@@ -49,6 +53,8 @@ def up(
     from cluster.state import read_state, take_lock
 
     settings = load({"gateway.port": port})
+    if write is not None:
+        read_brief(write)  # a wrong brief is told before anything is started
     layout = Layout(settings.home)
     layout.make()
     descriptor = take_lock(layout.lock)
@@ -83,6 +89,13 @@ def up(
                 START_FAILED,
             )
         raise Failure(failure.message, failure.fix, failure.exit_code)
+    if write is not None:
+        try:
+            run_write(write, settings=settings, json=json)
+        except BaseException:
+            if not detach:
+                _end(process)
+            raise
     _report(state, layout, json=json)
     if not detach:
         _stay(process, layout)

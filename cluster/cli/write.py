@@ -16,6 +16,7 @@ from cluster.cli.console import JsonFlag, answer, err, load, out, stop
 
 if TYPE_CHECKING:
     from cluster.client import StreamEvent, TaskClient
+    from mesh.core.settings import Settings
 
 
 def write(
@@ -31,9 +32,23 @@ def write(
     json: JsonFlag = False,
 ) -> None:
     """Write an email from a brief; its tokens stream as they come."""
+    run_write(brief, out_file=out_file, seed=seed, model=model, url=url, json=json)
+
+
+def run_write(
+    brief: str,
+    *,
+    settings: Settings | None = None,
+    out_file: Path | None = None,
+    seed: int | None = None,
+    model: str | None = None,
+    url: str | None = None,
+    json: bool = False,
+) -> None:
+    """What the verb does. Ends the process when no email came of it."""
     from cluster.client import TaskClient
 
-    settings = load()
+    settings = settings or load()
     body = {"brief": read_brief(brief), "seed": seed, "model": model}
     key = _key(settings.home / "secrets" / "api-key")
 
