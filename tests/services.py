@@ -126,9 +126,7 @@ class PostgresServer(Server):
         if self._account is not None:
             # PostgreSQL refuses root, so nobody runs it; nobody may not see into root's folders.
             if not all(p.stat().st_mode & 0o001 for p in self._install.resolve().parents):
-                copy = self.folder / "install"
-                shutil.copytree(self._install, copy, symlinks=True)
-                self._install = copy
+                self._install = self._copy_install()
             for path in (self.folder, self.data):
                 os.chown(path, self._account.pw_uid, self._account.pw_gid)
         init = ["-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "-U", "postgres", "--no-sync"]
@@ -140,6 +138,17 @@ class PostgresServer(Server):
             timeout=60,
             **self._identity(),
         )
+
+    def _copy_install(self) -> Path:
+        """The binaries find their libraries by the way from here to there, so both are copied."""
+        package = self._install.parent
+        copy = self.folder / "copy"
+        libraries = package.with_name(f"{package.name}.libs")
+        if libraries.exists():
+            shutil.copytree(libraries, copy / libraries.name, symlinks=True)
+        target = copy / package.name / self._install.name
+        shutil.copytree(self._install, target, symlinks=True)
+        return target
 
     def _identity(self) -> Mapping[str, Any]:
         if self._account is None:

@@ -15,6 +15,7 @@ import pytest_asyncio
 from mesh.contracts.tasks import TaskKind, TaskState
 from mesh.core.errors import Conflict, Fenced, IdempotencyMismatch, NotFound, Overloaded
 from mesh.core.ids import uuid7
+from mesh.storage import tasks as module
 from mesh.storage.pool import Database
 from mesh.storage.tasks import NewStep, NewTask, TaskRepository, TaskRow
 
@@ -177,8 +178,8 @@ async def test_the_best_open_task_is_claimed_first(
 ) -> None:
     order = [(0, 1), (5, 0), (0, 2), (-3, 3)]
     rows = {
-        place: (await tasks.create(new(workspace, priority=priority)))[0].id
-        for priority, place in order
+        place: (await tasks.create(new(workspace, id=uuid7(ms), priority=priority)))[0].id
+        for ms, (priority, place) in enumerate(order)
     }
     got = [await tasks.claim(None, f"w{i}", 60) for i in range(4)]
     assert [row.id for row in got if row] == [rows[place] for place in range(4)]
@@ -301,12 +302,38 @@ async def test_a_claimer_never_misses_a_step_that_is_being_committed(
     """The step's transaction holds the task: a claim passes by until it is committed."""
     row = await claimed(tasks, workspace)
     await lapse(database, row.id)
+    s = step()
+    values = (s.name, s.position, s.output, s.decisions, s.degraded, s.started_at)
     async with database.transaction() as connection:
-        held = "SELECT FROM tasks WHERE id = $1 AND attempt = 1 FOR NO KEY UPDATE"
-        assert await connection.fetchrow(held, row.id) is not None
+        assert await connection.fetchrow(module._FINISH_STEP, row.id, 1, *values) is not None
         assert await tasks.claim(row.id, "w2", 60) is None
         assert await tasks.claim(None, "w2", 60) is None
     assert await tasks.claim(None, "w2", 60) is not None
+    assert [s.name for s in await tasks.steps(row.id)] == ["strategy"]
+
+
+@pytest.mark.parametrize("write", ["step", "end", "renewal"])
+async def test_a_writer_that_meets_a_claim_half_way_waits_and_is_fenced(
+    tasks: TaskRepository, workspace: uuid.UUID, database: Database, write: str
+) -> None:
+    row = await claimed(tasks, workspace)
+    await lapse(database, row.id)
+    async with database.transaction() as connection:
+        assert await connection.fetchrow(module._CLAIM_ONE, "w2", 60, row.id) is not None
+        writing: asyncio.Task[Any] = asyncio.create_task(
+            {
+                "step": lambda: tasks.finish_step(row.id, 1, step()),
+                "end": lambda: tasks.finish(row.id, 1, TaskState.SUCCEEDED),
+                "renewal": lambda: tasks.renew(row.id, 1, "w", 60),
+            }[write]()
+        )
+        blocked = "SELECT FROM pg_locks WHERE NOT granted"
+        while not await database.fetch(blocked):  # noqa: ASYNC110 - the server has no event
+            await asyncio.sleep(0.002)
+    with pytest.raises(Fenced):
+        await writing
+    assert await tasks.steps(row.id) == []
+    assert (await tasks.get(row.id, workspace)).owner == "w2"
 
 
 async def test_a_task_ends_once_and_its_owner_may_repeat_it(
@@ -380,8 +407,6 @@ async def test_a_claim_reads_open_tasks_alone(
     tasks: TaskRepository, workspace: uuid.UUID, database: Database
 ) -> None:
     """With a long history behind it a claim touches a handful of pages, not the table."""
-    from mesh.storage import tasks as module
-
     await database.fetch(
         """
         INSERT INTO tasks (id, workspace_id, kind, state, request, deadline_at, finished_at)
