@@ -1,0 +1,137 @@
+"""The breaker's three states, and what counts against a callee."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mesh.core.clock import VirtualClock
+from mesh.core.errors import EngineError, InvalidInput, NotFound, Unavailable
+from mesh.resilience.breaker import BreakerOptions, BreakerState, CircuitBreaker
+
+OPTIONS = BreakerOptions(window=10, min_calls=4, failure_ratio=0.5, open_s=1, open_max_s=4)
+
+
+def call(breaker: CircuitBreaker, error: BaseException | None = None) -> None:
+    with breaker.guard():
+        if error is not None:
+            raise error
+
+
+def fail(breaker: CircuitBreaker, times: int = 1) -> None:
+    for _ in range(times):
+        with pytest.raises(EngineError):
+            call(breaker, EngineError())
+
+
+def refused(breaker: CircuitBreaker) -> Unavailable:
+    with pytest.raises(Unavailable) as caught, breaker.guard():
+        pytest.fail("it was called")
+    assert caught.value.details == {"breaker": breaker.name}
+    return caught.value
+
+
+async def test_it_opens_probes_and_closes() -> None:
+    clock = VirtualClock()
+    breaker = CircuitBreaker("engine", OPTIONS, clock)
+    call(breaker)
+    call(breaker)
+    fail(breaker, 1)
+    assert breaker.state is BreakerState.CLOSED
+    fail(breaker, 1)
+    assert breaker.state is BreakerState.OPEN
+    assert refused(breaker).retry_after_s == pytest.approx(1)
+    await clock.advance(1)
+    assert breaker.state is BreakerState.HALF_OPEN
+    assert breaker.allows()
+    call(breaker)
+    assert breaker.state is BreakerState.CLOSED
+    fail(breaker, 3)
+    assert breaker.state is BreakerState.CLOSED, "old failures are forgotten"
+    assert breaker.statistics()["opened"] == 1
+    assert breaker.statistics()["refused"] == 1
+
+
+async def test_each_failed_probe_doubles_the_wait_up_to_a_limit() -> None:
+    clock = VirtualClock()
+    breaker = CircuitBreaker("engine", OPTIONS, clock)
+    fail(breaker, 4)
+    for wait in (1, 2, 4, 4):
+        assert breaker.retry_after_s() == pytest.approx(wait)
+        await clock.advance(wait)
+        fail(breaker)
+    await clock.advance(4)
+    call(breaker)
+    fail(breaker, 4)
+    assert breaker.retry_after_s() == pytest.approx(1), "a recovery resets the wait"
+
+
+async def test_half_open_lets_only_the_probe_through() -> None:
+    clock = VirtualClock()
+    breaker = CircuitBreaker("engine", OPTIONS, clock)
+    fail(breaker, 4)
+    await clock.advance(1)
+    with breaker.guard():
+        assert not breaker.allows()
+        refused(breaker)
+    assert breaker.state is BreakerState.CLOSED
+
+
+async def test_a_cancelled_probe_lets_another_look() -> None:
+    clock = VirtualClock()
+    breaker = CircuitBreaker("engine", OPTIONS, clock)
+    fail(breaker, 4)
+    await clock.advance(1)
+    with pytest.raises(asyncio.CancelledError):
+        call(breaker, asyncio.CancelledError())
+    assert breaker.state is BreakerState.HALF_OPEN
+    call(breaker)
+    assert breaker.state is BreakerState.CLOSED
+
+
+async def test_a_late_answer_from_before_says_nothing_about_now() -> None:
+    clock = VirtualClock()
+    breaker = CircuitBreaker("engine", OPTIONS, clock)
+    with breaker.guard():
+        fail(breaker, 4)
+        await clock.advance(1)
+        with pytest.raises(EngineError), breaker.guard():
+            raise EngineError
+    assert breaker.state is BreakerState.OPEN
+
+
+def test_the_caller_s_own_mistakes_do_not_count() -> None:
+    breaker = CircuitBreaker("engine", OPTIONS, VirtualClock())
+    for error in (InvalidInput(), NotFound()) * 20:
+        with pytest.raises(type(error)):
+            call(breaker, error)
+    assert breaker.state is BreakerState.CLOSED
+
+
+@given(st.lists(st.sampled_from(["well", "badly", "cancelled", "time"]), max_size=80))
+def test_it_never_stays_shut_for_good(script: list[str]) -> None:
+    """Whatever happened: within the longest wait a call is let through, and going well closes."""
+    now = [0.0]
+    clock = VirtualClock()
+    clock.monotonic = lambda: now[0]  # type: ignore[method-assign]
+    breaker = CircuitBreaker("law", OPTIONS, clock)
+    errors = {"well": None, "badly": EngineError(), "cancelled": asyncio.CancelledError()}
+    for word in script:
+        if word == "time":
+            now[0] += 0.7
+            continue
+        allowed = breaker.allows()
+        try:
+            call(breaker, errors[word])
+        except Unavailable:
+            assert not allowed
+        except (EngineError, asyncio.CancelledError):
+            assert allowed
+        else:
+            assert allowed
+    now[0] += OPTIONS.open_max_s
+    call(breaker)
+    assert breaker.state is BreakerState.CLOSED
