@@ -81,9 +81,9 @@ class AgentOptions:
     """Longest time for one call of the model."""
     reserve_s: float = 0.5
     """With less time than this left the template answers, so that the task still ends well."""
-    temperature: float = 0.4
+    temperature: float = 0.15
     """Of the first try; each further one adds ``temperature_step``."""
-    temperature_step: float = 0.2
+    temperature_step: float = 0.25
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,12 @@ class BodyWriter:
             await writer.shown.say(greeting)
             blocks.append(Block(kind="paragraph", text=greeting))
 
-        opening = await writer.write("opening", prompts.opening(facts), prompts.OPENING)
+        opening = await writer.write(
+            "opening",
+            prompts.opening(facts),
+            prompts.OPENING,
+            also=lambda text: prompts.leaks(text, facts),
+        )
         first = opening.text or await writer.fall_back(templates.opening(facts))
         blocks.append(Block(kind="paragraph", text=first))
 
@@ -41,10 +46,12 @@ class BodyWriter:
 
         def repeats(text: str) -> list[str]:
             said = {fold(s) for s in sentences(first)}
-            return ["repeats the opening"] if any(fold(s) in said for s in sentences(text)) else []
+            again = any(fold(s) in said for s in sentences(text))
+            return (["repeats the opening"] if again else []) + prompts.leaks(text, facts)
 
+        action = str(context.previous["strategy"]["call_to_action"])
         closing = await writer.write(
-            "closing", prompts.closing(facts), prompts.CLOSING, also=repeats
+            "closing", prompts.closing(facts, action), prompts.CLOSING, also=repeats
         )
         last = closing.text or templates.closing(facts)
         if last:

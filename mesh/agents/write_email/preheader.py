@@ -21,7 +21,8 @@ class PreheaderWriter:
 
         def repeats(text: str) -> list[str]:
             a, b = fold(text).rstrip(" ."), fold(subject).rstrip(" .")
-            return ["repeats the subject"] if a in b or b in a else []
+            same = ["repeats the subject"] if a in b or b in a else []
+            return same + prompts.leaks(text, facts)
 
         piece = await writer.write(
             "preheader", prompts.preheader(facts, subject), prompts.PREHEADER, also=repeats

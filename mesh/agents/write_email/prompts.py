@@ -1,109 +1,167 @@
 """What the model is asked, piece by piece.
 
-Short questions with two worked examples: a model of 135 million parameters follows the form of
-examples far better than instructions. The brief stands in the question as data, cleaned; nothing
-it says reaches the system message. Guardrails judge the answer, so that an instruction hidden in
-a brief gains nothing even where the model follows it.
+Every question is a rewriting of the brief's own facts, with worked examples before it: a model of
+135 million parameters copies the form of examples well, follows instructions badly and invents
+when it writes freely. The fewer facts a question holds, the truer the answer. The brief stands in
+the question as data, cleaned, and never in the system message. Guardrails judge the answer, so
+an instruction hidden in a brief gains nothing even where the model follows it.
 """
 
 from __future__ import annotations
 
+import re
+
 from mesh.agents import templates
 from mesh.agents.generate import Prompt
+from mesh.agents.guard import patterns as p
 from mesh.agents.guard.check import Limits
-from mesh.agents.guard.facts import Facts
+from mesh.agents.guard.facts import Facts, fold, stem
 
-SUBJECT = Limits(8, 70, sentences=False, max_exclamations=0, grounding=0.5)
-PREHEADER = Limits(20, 110, max_exclamations=0, grounding=0.3)
-ANGLE = Limits(15, 200, max_exclamations=0, grounding=0.2)
-OPENING = Limits(40, 320, grounding=0.3)
-CLOSING = Limits(20, 200, grounding=0.1)
+SUBJECT = Limits(12, 70, sentences=False, max_exclamations=0, grounding=0.5)
+PREHEADER = Limits(20, 110, max_exclamations=0, grounding=0.45)
+ANGLE = Limits(20, 200, max_exclamations=0, grounding=0.45)
+OPENING = Limits(40, 300, grounding=0.45)
+CLOSING = Limits(15, 140, grounding=0.3)
 
-_GYM = "Lake Gym: open day, free yoga class for new members on Saturday"
-_BOOKS = "Corner Books: new crime novel by Ana Ruiz, in the shop from 3 May"
-
-_SUBJECT_EXAMPLES = {
-    "benefit": ("Your free yoga class at Lake Gym", "Read the new Ana Ruiz crime novel from 3 May"),
-    "news": ("Open day at Lake Gym on Saturday", "New at Corner Books: a crime novel by Ana Ruiz"),
-    "question": ("Coming to yoga on Saturday?", "Have you met the new Ana Ruiz novel?"),
+_LANGUAGES = {
+    "de": "German",
+    "fr": "French",
+    "es": "Spanish",
+    "it": "Italian",
+    "pt": "Portuguese",
+    "nl": "Dutch",
+    "pl": "Polish",
+    "sv": "Swedish",
+    "da": "Danish",
+    "cs": "Czech",
+    "tr": "Turkish",
+    "ru": "Russian",
+    "uk": "Ukrainian",
+    "ja": "Japanese",
+    "zh": "Chinese",
+    "ko": "Korean",
+    "ar": "Arabic",
+    "hi": "Hindi",
 }
-SUBJECT_ANGLES = tuple(_SUBJECT_EXAMPLES)
+_SUBJECTS = (
+    ("Lake Gym: free yoga class for new members on Saturday", "Your free yoga class on Saturday"),
+    ("Corner Books: new crime novel by Ana Ruiz, from 3 May", "New on 3 May: the Ana Ruiz novel"),
+    ("Blue Bikes: repair day in the town hall", "Bring your bike to our repair day"),
+)
+_SENTENCES = (
+    (
+        "Lake Gym. Free yoga class for new members. Bring a towel.",
+        "New members can join a free yoga class at Lake Gym.",
+    ),
+    (
+        "Corner Books. Signed copies of the new crime novel by Ana Ruiz.",
+        "You can get signed copies of the new crime novel by Ana Ruiz at Corner Books.",
+    ),
+)
+_PARAGRAPHS = (
+    (
+        "Lake Gym. Open day on Saturday. Free yoga class for new members. Bring a towel.",
+        "We open our doors at Lake Gym on Saturday, and new members can join a free yoga class. "
+        "Please bring a towel.",
+    ),
+    (
+        "Corner Books. New crime novel by Ana Ruiz. In the shop from 3 May. Signed copies.",
+        "We have the new crime novel by Ana Ruiz at Corner Books, in the shop from 3 May. You can "
+        "find signed copies too.",
+    ),
+)
+_CLOSINGS = (
+    ("See the classes", "Come and see the classes, we look forward to meeting you."),
+    ("Order the novel", "Order the novel, we hope that you enjoy it."),
+    ("Book a repair", "Book a repair, we look forward to hearing from you."),
+)
+_MARKS = ("gym", "yoga", "towel", "crime", "novel", "ana", "ruiz", "signed", "bikes", "repair")
+"""Words of the examples that have no business in an answer unless the brief holds them."""
 
 
-def about(facts: Facts, limit: int = 380) -> str:
-    """The brief as one line of facts: brand, product, key points, then the goal."""
+def leaks(text: str, facts: Facts) -> list[str]:
+    """Whether the text repeats an example instead of speaking of the brief."""
+    words = {stem(w) for w in p.WORD.findall(fold(text))}
+    marks = {stem(w) for w in _MARKS} - facts.stems
+    return [f"copies an example: {w}" for w in sorted(words & marks)]
+
+
+def points(facts: Facts) -> list[str]:
+    """The brief's facts, one phrase each, at least one, without full stops."""
     brief = facts.brief
-    brand = templates.brand(facts)
-    parts = [templates.safe(brief.product, facts)]
-    parts += [templates.safe(point, facts) for point in brief.key_points]
-    if sum(map(len, parts)) < 120:
-        parts.append(templates.topic(facts, 160) if not any(parts) else "")
-    text = "; ".join(part.rstrip(" .") for part in parts if part)
-    return templates.shorten(f"{brand}: {text}" if brand else text, limit)
+    found: list[str] = []
+    for source in (brief.product, *brief.key_points):
+        text = templates.shorten(templates.safe(source, facts), 160).rstrip(" .…")
+        known = any(fold(text) in fold(other) for other in found)
+        if text and not known:
+            found.append(text)
+    return found or [templates.topic(facts, 120) or templates.brand(facts) or "News"]
 
 
-def subject(facts: Facts, angle: str) -> Prompt:
-    first, second = _SUBJECT_EXAMPLES[angle]
-    return Prompt(
-        f"Write one short email subject line ({angle}). Use only the facts.",
-        about(facts, 260),
-        ((_GYM, first), (_BOOKS, second)),
+def subject(facts: Facts, index: int) -> Prompt:
+    """``index``: which of the facts this line is about."""
+    known = points(facts)
+    return _prompt(
+        "Write one short email subject line.",
+        _named(facts, known[index % len(known)], ": "),
+        _SUBJECTS,
+        facts,
     )
 
 
 def preheader(facts: Facts, chosen: str) -> Prompt:
-    return Prompt(
-        "Write one short sentence that continues the subject line. Use only the facts.",
-        f"Subject: {chosen}\nFacts: {about(facts, 260)}",
-        (
-            (
-                f"Subject: Open day on Saturday\nFacts: {_GYM}",
-                "New members can try a yoga class for free.",
-            ),
-            (
-                f"Subject: A new crime novel\nFacts: {_BOOKS}",
-                "Ana Ruiz is back, and you can find her book in the shop from 3 May.",
-            ),
-        ),
+    """About facts that the subject does not hold already, as far as there are any."""
+    said = fold(chosen)
+    rest = [x for x in points(facts) if fold(x) not in said] or points(facts)
+    question = _listed(facts, rest[:2])
+    return _prompt(
+        f"Rewrite the text as one short {_tone(facts)} sentence.", question, _SENTENCES, facts
     )
 
 
 def angle(facts: Facts) -> Prompt:
-    return Prompt(
-        "Say in one sentence why the readers should care. Use only the facts.",
-        about(facts, 300),
-        (
-            (_GYM, "New members can try a yoga class without paying for it."),
-            (_BOOKS, "Readers of crime novels get a new story by an author they know."),
-        ),
-    )
+    question = _listed(facts, points(facts)[:2])
+    return _prompt("Rewrite the text as one sentence to customers.", question, _SENTENCES, facts)
 
 
 def opening(facts: Facts) -> Prompt:
-    return Prompt(
-        "Write two friendly sentences to customers. Use only the facts.",
-        about(facts),
-        (
-            (
-                _GYM,
-                "This Saturday we open our doors at Lake Gym. If you are new here, join a yoga "
-                "class for free and see if you like it.",
-            ),
-            (
-                _BOOKS,
-                "The new crime novel by Ana Ruiz comes to Corner Books. You can find it in the "
-                "shop from 3 May.",
-            ),
-        ),
+    return _prompt(
+        f"Rewrite the text as two {_tone(facts)} sentences to customers. Keep the facts.",
+        _listed(facts, points(facts)[:3]),
+        _PARAGRAPHS,
+        facts,
     )
 
 
-def closing(facts: Facts) -> Prompt:
-    return Prompt(
-        "Write one friendly last sentence of an email. Use only the facts.",
-        about(facts, 220),
-        (
-            (_GYM, "We look forward to meeting you at Lake Gym."),
-            (_BOOKS, "Come by Corner Books and take a look."),
-        ),
+def closing(facts: Facts, action: str) -> Prompt:
+    """``action``: what the reader is invited to, the button's label."""
+    return _prompt(
+        f"Write one {_tone(facts)} sentence that invites the reader.", action, _CLOSINGS, facts
     )
+
+
+def _prompt(
+    system: str, question: str, examples: tuple[tuple[str, str], ...], facts: Facts
+) -> Prompt:
+    base = facts.brief.language[:2]
+    if base == "en":
+        return Prompt(system, question, examples)
+    # English examples would pull the answer into English.
+    name = _LANGUAGES.get(base, base)
+    return Prompt(f"{system} Use only the facts of the text. Answer in {name}.", question)
+
+
+def _named(facts: Facts, text: str, mark: str) -> str:
+    brand = templates.brand(facts)
+    return text if not brand or fold(brand) in fold(text) else f"{brand}{mark}{text}"
+
+
+def _listed(facts: Facts, parts: list[str]) -> str:
+    text = ". ".join(part[0].upper() + part[1:] for part in parts) + "."
+    return templates.shorten(_named(facts, text, ". "), 420)
+
+
+def _tone(facts: Facts) -> str:
+    """One plain word of the brief's tone: free text has no place in an instruction."""
+    match = re.match(r"[a-z]{3,14}\b", facts.brief.tone.strip().lower())
+    return match.group() if match else "friendly"

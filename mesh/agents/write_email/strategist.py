@@ -21,7 +21,12 @@ class Strategist:
         goal = templates.safe(context.brief.goal, facts)
         objective = templates.shorten(goal, 300) or templates.topic(facts) or "…"
         await writer.shown.say(templates.sentence(objective))
-        piece = await writer.write("angle", prompts.angle(facts), prompts.ANGLE)
+        piece = await writer.write(
+            "angle",
+            prompts.angle(facts),
+            prompts.ANGLE,
+            also=lambda text: prompts.leaks(text, facts),
+        )
         angle = piece.text
         if angle is None:
             points = [templates.safe(p, facts) for p in context.brief.key_points]

@@ -1,4 +1,4 @@
-"""Step 2: three subject lines from three angles, ranked by an explainable score."""
+"""Step 2: three subject lines, each about another fact, ranked by an explainable score."""
 
 from __future__ import annotations
 
@@ -30,13 +30,16 @@ class SubjectLineWriter:
             known = {line.casefold() for line, _ in lines}
             return ["repeats another line"] if text.casefold() in known else []
 
-        for angle in prompts.SUBJECT_ANGLES:
+        def also(text: str) -> list[str]:
+            return repeats(text) + prompts.leaks(text, facts)
+
+        for index in range(WANTED):
             piece = await writer.write(
-                angle, prompts.subject(facts, angle), prompts.SUBJECT, also=repeats
+                f"line {index + 1}", prompts.subject(facts, index), prompts.SUBJECT, also=also
             )
             pieces.append(piece)
             if piece.text is not None:
-                lines.append((piece.text, angle))
+                lines.append((piece.text, "model"))
         written = len(lines)
         for text in templates.subjects(facts):
             if len(lines) >= WANTED:
