@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -46,10 +47,9 @@ class EngineModels:
     def __init__(self, engine: FakeEngine | None = None) -> None:
         self.engine = engine or FakeEngine(slots=8, queue_limit=64)
         info = self.engine.info
-        self._cards = tuple(
-            ModelCard(id=name, kind="chat", created=1_700_000_000, context_tokens=2_048)
-            for name in info.models
-        ) + (ModelCard("fake-embed", "embedding", 1_700_000_000, None, info.embedding_dimensions),)
+        chat = [ModelCard(name, "chat", 1_700_000_000, 2_048) for name in info.models]
+        dimensions = info.embedding_dimensions
+        self._cards = (*chat, ModelCard("fake-embed", "embedding", 1_700_000_000, None, dimensions))
 
     async def cards(self) -> Sequence[ModelCard]:
         return self._cards
@@ -177,6 +177,13 @@ async def build_house(
         other=two.key,
         redis=redis,
     )
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Wait for something that comes about by itself; at most ten seconds."""
+    async with asyncio.timeout(10):
+        while not holds():  # noqa: ASYNC110 (what is waited for knows nothing of us)
+            await asyncio.sleep(0.005)
 
 
 @contextlib.contextmanager

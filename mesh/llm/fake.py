@@ -140,9 +140,15 @@ class FakeEngine:
             text = self._answer(body)
             done = False
             try:
-                async with asyncio.timeout_at(deadline):
-                    async for chunk in self._chunks(body, text, chat=chat):
-                        yield chunk
+                chunks = self._chunks(body, text, chat=chat)
+                while True:
+                    # Per chunk: a timeout around a yield would cancel whichever task asked first.
+                    try:
+                        async with asyncio.timeout_at(deadline):
+                            chunk = await anext(chunks)
+                    except StopAsyncIteration:
+                        break
+                    yield chunk
                 done = True
             except TimeoutError as exc:
                 done = True

@@ -154,9 +154,7 @@ async def test_the_cache_forgets_in_time(house: House) -> None:
     keys: Any = Keys()
     authenticator = Authenticator(keys, house.gateway.tokens, clock, cache_s=5.0, size=2)
     header = f"Bearer {house.key}".encode()
-    many = await asyncio.gather(
-        *(authenticator.authenticate(header, "bearer") for _ in range(20))
-    )
+    many = await asyncio.gather(*(authenticator.authenticate(header, "bearer") for _ in range(20)))
     assert Keys.calls == 1
     assert len({p.key_id for p in many}) == 1
     await clock.advance(4.9)
@@ -235,9 +233,7 @@ async def test_rubbish_bodies(
     house: House, path: str, body: bytes, status: int, code: str, field: str
 ) -> None:
     async with house.client() as client:
-        answer = await client.post(
-            path, content=body, headers={"content-type": "application/json"}
-        )
+        answer = await client.post(path, content=body, headers={"content-type": "application/json"})
         found = shaped(answer, status, code, field)
         if path == CHAT:
             assert found["error"]["param"] == field
@@ -260,9 +256,7 @@ async def test_rubbish_bodies(
         ({"n": 2}, "n"),
     ],
 )
-async def test_wrong_fields_are_named(
-    house: House, change: dict[str, Any], field: str
-) -> None:
+async def test_wrong_fields_are_named(house: House, change: dict[str, Any], field: str) -> None:
     async with house.client() as client:
         body = shaped(await client.post(CHAT, json=HELLO | change), 422, "invalid_input", field)
         assert body["details"]["errors"][0]["field"] == field
@@ -337,8 +331,13 @@ async def _own_loop(house: House) -> Any:
 
 async def test_media_types(house: House) -> None:
     async with house.client() as client:
-        for media in ("text/plain", "application/x-www-form-urlencoded", "", "application/jsonx",
-                      "application/json; charset=latin-1"):
+        for media in (
+            "text/plain",
+            "application/x-www-form-urlencoded",
+            "",
+            "application/jsonx",
+            "application/json; charset=latin-1",
+        ):
             answer = await client.post(CHAT, content=b"{}", headers={"content-type": media})
             shaped(answer, 415, "unsupported_media_type", "header.Content-Type")
         for media in ("application/json", "APPLICATION/JSON; charset=utf-8"):
@@ -351,9 +350,7 @@ async def test_media_types(house: House) -> None:
 async def test_headers_that_are_doubled_or_too_large(house: House) -> None:
     async with house.client() as client:
         doubled = [("idempotency-key", "a"), ("idempotency-key", "b")]
-        body = shaped(
-            await client.post(CHAT, json=HELLO, headers=doubled), 422, "invalid_input"
-        )
+        body = shaped(await client.post(CHAT, json=HELLO, headers=doubled), 422, "invalid_input")
         assert body["details"]["field"] == "header.Idempotency-Key"
         shaped(await client.get("/v1/models", headers={"x": "y" * 9_000}), 431, "headers_too_large")
         many = [(f"x-{i}", "y") for i in range(120)]
@@ -372,9 +369,7 @@ async def test_bad_idempotency_keys(house: House, key: str) -> None:
 @pytest.mark.parametrize("seconds", ["0", "-1", "x", "1e3", "", "nan", "9" * 40])
 async def test_bad_deadlines(house: House, seconds: str) -> None:
     async with house.client() as client:
-        answer = await client.post(
-            CHAT, json=HELLO, headers={"x-request-timeout-seconds": seconds}
-        )
+        answer = await client.post(CHAT, json=HELLO, headers={"x-request-timeout-seconds": seconds})
         shaped(answer, 422, "invalid_input", "header.X-Request-Timeout-Seconds")
 
 

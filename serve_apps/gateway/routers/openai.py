@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import sys
 from array import array
@@ -28,6 +29,8 @@ from serve_apps.gateway.schemas import ChatCompletion, Completion, EmbeddingList
 from serve_apps.gateway.sse import EventStream, until_left
 
 DONE = b"data: [DONE]\n\n"
+GRACE_S = 0.5
+"""What an engine gets beyond its deadline to say so itself."""
 
 
 def model_entry(card: ModelCard) -> dict[str, Any]:
@@ -221,9 +224,8 @@ async def _stream(
     left = remaining(gateway, context)
     source = ask(wire, timeout_s=left, traceparent=context.traceparent)
     first = await until_left(request.receive, _first(source), left)
-    return EventStream(
-        _frames(first, source), lambda error: failure_frame(error, context, "openai stream")
-    )
+    frames = _frames(first, source, asyncio.get_running_loop().time() + left + GRACE_S)
+    return EventStream(frames, lambda error: failure_frame(error, context, "openai stream"))
 
 
 async def _first(source: AsyncIterator[bytes]) -> bytes:
@@ -232,10 +234,20 @@ async def _first(source: AsyncIterator[bytes]) -> bytes:
     raise EngineError("The engine gave no answer")
 
 
-async def _frames(first: bytes, source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _frames(
+    first: bytes, source: AsyncIterator[bytes], deadline: float
+) -> AsyncIterator[bytes]:
+    """``deadline``: of the loop's clock. The engine keeps its own; this is for one that hangs."""
     try:
         yield first
-        async for frames in source:
+        while True:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    frames = await anext(source)
+            except StopAsyncIteration:
+                break
+            except TimeoutError as error:
+                raise DeadlineExceeded from error
             yield frames
         yield DONE
     finally:
