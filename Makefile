@@ -87,6 +87,8 @@ lock: install-dev ## resolve the lock files anew
 	$(COMPILE) --upgrade --output-file requirements.lock pyproject.toml
 	cp requirements.lock requirements-dev.lock  # the same versions in both
 	$(COMPILE) --extra dev --output-file requirements-dev.lock pyproject.toml
+	@# torch is missing on purpose (see above): the warning about it would only puzzle
+	@sed -i '/^# WARNING/,$$d' requirements.lock requirements-dev.lock
 
 clean: ## the virtual environment and caches; your data stays
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,5 @@
+"""``python -m cluster.cli`` is ``maily``."""
+
+from cluster.cli import main
+
+main()
