@@ -9,7 +9,8 @@ can't be said again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from functools import partial
 from typing import Any, TypeVar
 
@@ -98,17 +99,15 @@ class ServeLLMClient:
     async def _flat(
         self, method: str, body: Wire, timeout_s: float, traceparent: str | None
     ) -> AsyncIterator[Wire]:
-        bursts: Any = self._stream(method, (body, timeout_s, traceparent), timeout_s)
-        try:
+        stream = self._stream(method, (body, timeout_s, traceparent), timeout_s)
+        async with aclosing(stream) as bursts:
             async for burst in bursts:
                 for chunk in burst:
                     yield chunk
-        finally:
-            await bursts.aclose()
 
     async def _stream(
         self, method: str, args: tuple[Any, ...], timeout_s: float
-    ) -> AsyncIterator[Any]:
+    ) -> AsyncGenerator[Any, None]:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         for last_try in (False, True):

@@ -6,9 +6,9 @@ Bodies and chunks are OpenAI's wire objects (``dict``), already validated by
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 Wire = dict[str, Any]
 
@@ -59,6 +59,17 @@ class Engine(Protocol):
         ...
 
     async def aclose(self) -> None: ...
+
+
+@runtime_checkable
+class RawEngine(Protocol):
+    """An Engine whose chunks are bytes at birth: relaying them needs no parsing."""
+
+    def stream_raw(
+        self, body: Wire, *, chat: bool, timeout_s: float
+    ) -> AsyncGenerator[list[bytes], None]:
+        """JSON chunks, in bursts of what there is. Same errors as Engine, always raised."""
+        ...
 
 
 class LLMClient(Protocol):

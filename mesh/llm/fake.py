@@ -12,7 +12,8 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -88,8 +89,9 @@ class FakeEngine:
         return self._info
 
     async def stream_chat(self, body: Wire, *, timeout_s: float) -> AsyncIterator[Wire]:
-        async for chunk in self._stream(body, chat=True, timeout_s=timeout_s):
-            yield chunk
+        async with aclosing(self._stream(body, chat=True, timeout_s=timeout_s)) as stream:
+            async for chunk in stream:
+                yield chunk
 
     async def chat(self, body: Wire, *, timeout_s: float) -> Wire:
         wire = body | {"stream": True, "stream_options": {"include_usage": True}}
@@ -98,8 +100,9 @@ class FakeEngine:
         )
 
     async def stream_completion(self, body: Wire, *, timeout_s: float) -> AsyncIterator[Wire]:
-        async for chunk in self._stream(body, chat=False, timeout_s=timeout_s):
-            yield chunk
+        async with aclosing(self._stream(body, chat=False, timeout_s=timeout_s)) as stream:
+            async for chunk in stream:
+                yield chunk
 
     async def complete(self, body: Wire, *, timeout_s: float) -> Wire:
         wire = body | {"stream": True, "stream_options": {"include_usage": True}}
@@ -129,7 +132,9 @@ class FakeEngine:
     async def aclose(self) -> None:
         self._admission.close()
 
-    async def _stream(self, body: Wire, *, chat: bool, timeout_s: float) -> AsyncIterator[Wire]:
+    async def _stream(
+        self, body: Wire, *, chat: bool, timeout_s: float
+    ) -> AsyncGenerator[Wire, None]:
         self._alive()
         self._check(body, chat=chat)
         loop = asyncio.get_running_loop()
@@ -159,7 +164,7 @@ class FakeEngine:
             finally:
                 self._cancelled += not done
 
-    async def _chunks(self, body: Wire, text: str, *, chat: bool) -> AsyncIterator[Wire]:
+    async def _chunks(self, body: Wire, text: str, *, chat: bool) -> AsyncGenerator[Wire, None]:
         tokens = re.findall(r"\s*\S+|\s+$", text)
         limit = body.get("max_tokens") or self._info.context_tokens
         finish = "length" if len(tokens) > limit else "stop"

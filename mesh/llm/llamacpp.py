@@ -15,8 +15,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ class LlamaCppOptions:
     """Prompt and answer together, per slot."""
     queue_limit: int = 64
     """Requests that wait for a slot; more are refused."""
-    batch_tokens: int = 256
+    batch_tokens: int = 64
     """Prompt tokens per step: between two steps others get their token, and a cancelled prompt
     stops."""
     poll: int = 50
@@ -100,7 +101,7 @@ class LlamaCppEngine:
 
     async def stream_raw(
         self, body: Wire, *, chat: bool, timeout_s: float
-    ) -> AsyncIterator[list[bytes]]:
+    ) -> AsyncGenerator[list[bytes], None]:
         """Chunks as the JSON bytes that llama.cpp wrote, in bursts of what there is. The first
         error is raised, never yielded."""
         self._check_model(body)
@@ -118,9 +119,10 @@ class LlamaCppEngine:
             run.start(self._threads, handle, request)
             clean = _Cleaner(chat)
             try:
-                async for burst in run.bursts(deadline):
-                    if out := clean(burst):
-                        yield out
+                async with aclosing(run.bursts(deadline)) as bursts:
+                    async for burst in bursts:
+                        if out := clean(burst):
+                            yield out
             except MailyError:
                 raise
             except (RuntimeError, ValueError) as exc:
@@ -129,25 +131,19 @@ class LlamaCppEngine:
                 await self._end(run)
 
     async def stream_chat(self, body: Wire, *, timeout_s: float) -> AsyncIterator[Wire]:
-        raw = self.stream_raw(body, chat=True, timeout_s=timeout_s)
-        try:
+        async with aclosing(self.stream_raw(body, chat=True, timeout_s=timeout_s)) as raw:
             async for burst in raw:
                 for chunk in burst:
                     yield orjson.loads(chunk)
-        finally:
-            await raw.aclose()  # type: ignore[attr-defined]
 
     async def chat(self, body: Wire, *, timeout_s: float) -> Wire:
         return assemble_chat(await self._collect(body, chat=True, timeout_s=timeout_s))
 
     async def stream_completion(self, body: Wire, *, timeout_s: float) -> AsyncIterator[Wire]:
-        raw = self.stream_raw(body, chat=False, timeout_s=timeout_s)
-        try:
+        async with aclosing(self.stream_raw(body, chat=False, timeout_s=timeout_s)) as raw:
             async for burst in raw:
                 for chunk in burst:
                     yield orjson.loads(chunk)
-        finally:
-            await raw.aclose()  # type: ignore[attr-defined]
 
     async def complete(self, body: Wire, *, timeout_s: float) -> Wire:
         return assemble_completion(await self._collect(body, chat=False, timeout_s=timeout_s))
@@ -185,11 +181,8 @@ class LlamaCppEngine:
 
     async def _collect(self, body: Wire, *, chat: bool, timeout_s: float) -> list[Wire]:
         wire = body | {"stream": True, "stream_options": {"include_usage": True}}
-        raw = self.stream_raw(wire, chat=chat, timeout_s=timeout_s)
-        try:
+        async with aclosing(self.stream_raw(wire, chat=chat, timeout_s=timeout_s)) as raw:
             return [orjson.loads(chunk) async for burst in raw for chunk in burst]
-        finally:
-            await raw.aclose()  # type: ignore[attr-defined]
 
     def _check_model(self, body: Wire) -> None:
         model = body.get("model", self.model_id)

