@@ -3,8 +3,7 @@
 The database decides (``TaskRepository.finish`` commits once); the stream is told afterwards. A
 worker may die between the two, so three parties may have to append the terminal event: the
 worker that finished the task, the gateway that cancelled a queued one, and the coordinator, which
-sweeps ended tasks. ``seal`` lets one of them win: the log itself takes no event after a terminal
-one.
+sweeps ended tasks. ``StreamLog.seal`` lets one of them win.
 """
 
 from __future__ import annotations
@@ -14,9 +13,8 @@ from typing import Any
 
 from mesh.contracts.events import EventType
 from mesh.contracts.tasks import TaskResult, TaskState
-from mesh.core.errors import Fenced, Internal, MailyError
+from mesh.core.errors import Internal, MailyError
 from mesh.storage.tasks import TaskRow
-from mesh.streams.log import StreamLog
 
 EVENT_OF_STATE = {
     TaskState.SUCCEEDED: EventType.TASK_SUCCEEDED,
@@ -75,34 +73,3 @@ def terminal_event(row: TaskRow) -> tuple[EventType, dict[str, Any]]:
     else:
         data = {}
     return EVENT_OF_STATE[state], data
-
-
-_SEAL_TRIES = 16
-
-
-async def seal(streams: StreamLog, row: TaskRow) -> bool:
-    """Append the ended task's terminal event unless its stream has one; whether we did.
-
-    Its cursor is the next one of the task's last attempt, also in a stream that has expired or
-    never was (a reader who waits there must be let go). A former worker that still writes under
-    that attempt may take the place first: then we look again. Raises Unavailable when the log
-    stays away, Fenced when it can't be done (a later attempt has written, which an ended task
-    can't have).
-    """
-    stream = str(row.id)
-    type, data = terminal_event(row)
-    for _ in range(_SEAL_TRIES):
-        writer = streams.writer(stream, row.attempt)
-        try:
-            await writer.append(type, data)
-        except Fenced:
-            last = await streams.last(stream)
-            if last is not None and last.type.terminal:
-                return False
-            if last is not None and last.attempt > row.attempt:
-                raise
-        else:
-            return True
-        finally:
-            await writer.aclose()
-    raise Fenced("Another writer of the same attempt does not stop.", {"stream": stream})

@@ -63,6 +63,7 @@ class PatientLLM:
         self._deadline = deadline
         self._options = options
         self._away_since: float | None = None
+        self._spent = False
         self.waits = 0
         """Times that a call was made again."""
 
@@ -75,7 +76,7 @@ class PatientLLM:
                 failures += 1
                 await self._wait_or_raise(error, failures)
             else:
-                self._away_since = None
+                self._answers()
                 return answer
 
     async def stream_chat(
@@ -88,8 +89,9 @@ class PatientLLM:
             stream = self._inner.stream_chat(body, timeout_s=timeout_s, traceparent=traceparent)
             try:
                 async for chunk in stream:
-                    begun = True
-                    self._away_since = None
+                    if not begun:
+                        begun = True
+                        self._answers()
                     yield chunk
             except AWAY as error:
                 if begun:
@@ -104,13 +106,18 @@ class PatientLLM:
                 if close is not None:
                     await close()
 
+    def _answers(self) -> None:
+        self._away_since = None
+        self._spent = False
+
     async def _wait_or_raise(self, error: MailyError, failures: int) -> None:
         now = self._clock.monotonic()
         if self._away_since is None:
             self._away_since = now
         wait = pause(failures, self._options, error.retry_after_s)
         left = min(self._away_since + self._options.model_s - now, self._deadline.remaining())
-        if wait >= left:
+        if self._spent or wait >= left:
+            self._spent = True
             raise error
         self.waits += 1
         await self._clock.sleep(wait)

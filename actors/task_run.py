@@ -12,7 +12,7 @@ from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from actors.ending import Ending, seal
+from actors.ending import Ending, terminal_event
 from actors.journal import PostgresJournal
 from actors.patience import (
     AWAY,
@@ -291,9 +291,15 @@ async def announce(
     """Append the ended task's terminal event unless its stream has one, and note that it is
     there. False: the log is away (or a later attempt wrote), so the coordinator's sweep has to.
     """
+    type, data = terminal_event(row)
     patience = Countdown(clock, options.announce_s)
     try:
-        await persist(lambda: seal(streams, row), clock, patience, options.patience)
+        await persist(
+            lambda: streams.seal(str(row.id), row.attempt, type, data),
+            clock,
+            patience,
+            options.patience,
+        )
         await tasks.mark_announced([row.id])
     except (Unavailable, Fenced) as error:
         log.warning("task.not_announced", task=str(row.id), code=error.code)

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
+from typing import Any
 
-from mesh.contracts.events import Cursor, Event
+from mesh.contracts.events import Cursor, Event, EventType
 from mesh.core.clock import Clock, SystemClock
 from mesh.core.errors import Fenced
 from mesh.streams.codec import decode
@@ -18,6 +19,7 @@ from mesh.streams.feed import Feed, Feeds
 from mesh.streams.log import START
 from mesh.streams.options import StreamOptions
 from mesh.streams.reader import ReaderCounts, read
+from mesh.streams.seal import seal
 from mesh.streams.writer import Batch, BufferedWriter, ended
 
 
@@ -53,6 +55,11 @@ class MemoryStreamLog:
     async def last(self, stream: str) -> Event | None:
         found = self._find(stream)
         return found.events[-1] if found else None
+
+    async def seal(
+        self, stream: str, attempt: int, type: EventType, data: dict[str, Any]
+    ) -> Event | None:
+        return await seal(self, stream, attempt, type, data)
 
     def statistics(self) -> dict[str, int | float]:
         return {

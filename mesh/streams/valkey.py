@@ -11,7 +11,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from mesh.contracts.events import Cursor, Event
+from mesh.contracts.events import Cursor, Event, EventType
 from mesh.core.clock import Clock, SystemClock
 from mesh.streams.codec import decode
 from mesh.streams.commit import GroupCommit
@@ -21,6 +21,7 @@ from mesh.streams.hub import Hub
 from mesh.streams.log import START
 from mesh.streams.options import StreamOptions
 from mesh.streams.reader import ReaderCounts, read
+from mesh.streams.seal import seal
 from mesh.streams.writer import Batch, BufferedWriter
 
 
@@ -55,6 +56,11 @@ class ValkeyStreamLog:
         with unavailable():
             entries = await self._redis.xrevrange(self._key(stream), count=1)
         return _event(stream, entries[0]) if entries else None
+
+    async def seal(
+        self, stream: str, attempt: int, type: EventType, data: dict[str, Any]
+    ) -> Event | None:
+        return await seal(self, stream, attempt, type, data)
 
     def statistics(self) -> dict[str, int | float]:
         return {

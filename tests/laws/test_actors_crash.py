@@ -27,10 +27,12 @@ from actors_support import (
 )
 
 from actors.coordinator_loop import CoordinatorLoop, CoordinatorOptions, CoordinatorParts
-from actors.ending import seal
+from actors.ending import terminal_event
 from actors.task_run import RunOptions, RunParts, TaskRun
 from mesh.contracts.events import EventType
 from mesh.contracts.tasks import TaskState
+from mesh.core.errors import Fenced
+from mesh.core.ids import uuid7
 from mesh.llm.fake import FakeEngine
 from mesh.storage.idempotency import IdempotencyRepository
 from mesh.storage.leases import Leases
@@ -177,9 +179,39 @@ async def test_of_many_that_would_end_a_stream_one_does(world: World) -> None:
     writer = world.streams.writer(str(row.id), 0)
     await writer.append(EventType.TASK_ACCEPTED, {})
     cancelled = await world.tasks.request_cancel(row.id, world.space)
-    sealed = await asyncio.gather(*(seal(world.streams, cancelled) for _ in range(8)))
-    assert sorted(sealed) == [False] * 7 + [True]
-    assert await seal(world.streams, cancelled) is False
+    end = (str(row.id), cancelled.attempt, *terminal_event(cancelled))
+    sealed = await asyncio.gather(*(world.streams.seal(*end) for _ in range(8)))
+    assert sum(event is not None for event in sealed) == 1
+    assert await world.streams.seal(*end) is None
     found = await events(world.streams, row.id)
     assert [e.type for e in found] == [EventType.TASK_ACCEPTED, EventType.TASK_CANCELLED]
     assert [str(e.cursor) for e in found] == ["0-1", "0-2"]
+
+
+async def test_a_stream_is_ended_under_a_writer_that_does_not_stop(world: World) -> None:
+    """A former worker still streams under the task's last attempt: it is cut off."""
+    stream = str(uuid7())
+    writer = world.streams.writer(stream, 1)
+    stopped: list[Fenced] = []
+
+    async def babble() -> None:
+        try:
+            while True:
+                await writer.append(EventType.STEP_STARTED, {})
+        except Fenced as error:
+            stopped.append(error)
+
+    babbling = asyncio.create_task(babble())
+    await writer.append(EventType.TASK_STARTED, {})
+    assert await world.streams.seal(stream, 1, EventType.TASK_FAILED, {}) is not None
+    await babbling
+    assert stopped
+    last = await world.streams.last(stream)
+    assert last is not None
+    assert last.type is EventType.TASK_FAILED
+    with pytest.raises(ValueError, match="does not end"):
+        await world.streams.seal(stream, 1, EventType.TOKENS, {})
+    later = world.streams.writer(other := str(uuid7()), 3)
+    await later.append(EventType.TASK_STARTED, {})
+    with pytest.raises(Fenced):
+        await world.streams.seal(other, 2, EventType.TASK_FAILED, {})
