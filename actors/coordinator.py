@@ -40,7 +40,6 @@ class Coordinator(ActorHost):
             CoordinatorParts(
                 tasks=context.tasks,
                 leases=context.leases,
-                idempotency=context.idempotency,
                 redis=context.redis,
                 streams=context.streams,
                 clock=context.clock,

@@ -23,7 +23,6 @@ from mesh.core import metrics
 from mesh.core.clock import Clock
 from mesh.core.errors import Fenced, MailyError
 from mesh.core.logging import get_logger
-from mesh.storage.idempotency import IdempotencyRepository
 from mesh.storage.leases import Lease, Leases
 from mesh.storage.tasks import TaskRepository
 from mesh.streams.log import StreamLog
@@ -51,8 +50,6 @@ class CoordinatorOptions:
     owed_after_s: float = 2.0
     """Only tasks that ended longer ago: their worker is normally about to append it."""
     sweep_batch: int = 200
-    tidy_s: float = 600.0
-    """Between two removals of old idempotency records."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +58,6 @@ class CoordinatorParts:
 
     tasks: TaskRepository
     leases: Leases
-    idempotency: IdempotencyRepository
     redis: redis_asyncio.Redis
     streams: StreamLog
     clock: Clock
@@ -141,7 +137,6 @@ class CoordinatorLoop:
                 group.create_task(self._every(options.lease_s / 3, "lease", self._keep_lease))
                 group.create_task(self._every(options.heartbeat_s, "workers", self._bury))
                 group.create_task(self._every(options.sweep_s, "sweep", self._sweep))
-                group.create_task(self._every(options.tidy_s, "tidy", self._tidy))
         finally:
             if self._lease is not None:
                 try:
@@ -248,11 +243,6 @@ class CoordinatorLoop:
             if not await announce(parts.tasks, parts.streams, row, parts.clock, limits):
                 break
             self._announced += 1
-
-    async def _tidy(self) -> None:
-        removed = await self._parts.idempotency.sweep()
-        if removed:
-            log.info("coordinator.tidied", idempotency=removed)
 
 
 def _differs(a: WorkerInfo, b: WorkerInfo) -> bool:

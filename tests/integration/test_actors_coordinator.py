@@ -21,7 +21,6 @@ from mesh.contracts.events import EventType
 from mesh.contracts.mesh import Snapshot, WorkerInfo
 from mesh.contracts.tasks import TaskState
 from mesh.core.ids import uuid7
-from mesh.storage.idempotency import IdempotencyRepository
 from mesh.storage.leases import Leases
 from mesh.storage.pool import Database
 from mesh.storage.tasks import TaskRepository
@@ -82,7 +81,6 @@ async def bench(database: Database, valkey_url: str) -> AsyncIterator[Bench]:
     parts = CoordinatorParts(
         tasks=TaskRepository(database),
         leases=Leases(database),
-        idempotency=IdempotencyRepository(database),
         redis=redis,
         streams=streams,
         clock=CLOCK,

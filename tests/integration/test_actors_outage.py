@@ -33,7 +33,6 @@ from actors.task_run import RunOptions, RunParts
 from actors.worker_loop import WorkerLoop, WorkerOptions
 from mesh.contracts.tasks import TaskState
 from mesh.llm.fake import FakeEngine, FaultPlan
-from mesh.storage.idempotency import IdempotencyRepository
 from mesh.storage.leases import Leases
 from mesh.storage.migrate import migrate
 from mesh.storage.pool import Database
@@ -78,7 +77,6 @@ async def runtime() -> AsyncIterator[Runtime]:
             CoordinatorParts(
                 tasks=tasks,
                 leases=Leases(db),
-                idempotency=IdempotencyRepository(db),
                 redis=redis,
                 streams=streams,
                 clock=CLOCK,

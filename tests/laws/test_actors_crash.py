@@ -34,7 +34,6 @@ from mesh.contracts.tasks import TaskState
 from mesh.core.errors import Fenced
 from mesh.core.ids import uuid7
 from mesh.llm.fake import FakeEngine
-from mesh.storage.idempotency import IdempotencyRepository
 from mesh.storage.leases import Leases
 from mesh.storage.pool import Database
 from mesh.storage.tasks import TaskRepository
@@ -89,7 +88,6 @@ class World:
             CoordinatorParts(
                 tasks=self.tasks,
                 leases=Leases(db),
-                idempotency=IdempotencyRepository(db),
                 redis=redis,
                 streams=self.streams,
                 clock=CLOCK,
