@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 LOOPBACK_VARIABLE = "MAILY_LOOPBACK"
 ADDRESS = "127.0.0.1"
@@ -35,11 +37,31 @@ def apply(environ: Mapping[str, str] | None = None) -> bool:
     return True
 
 
+def patched_dashboard(command: Sequence[str]) -> list[str]:
+    """The command that starts the dashboard, with our script before Ray's."""
+    ours = str(Path(__file__).with_name("loopback_dashboard.py"))
+    found: list[str] = []
+    for part in command:
+        if part.endswith(str(Path("dashboard", "dashboard.py"))):
+            found.append(ours)
+        found.append(part)
+    return found
+
+
 def main() -> None:
     apply({LOOPBACK_VARIABLE: "1"})
+    from ray._private import services
     from ray._private.node import Node
     from ray.scripts import scripts
 
+    start = services.start_ray_process
+
+    def start_ray_process(command: list[str], process_type: str, *args: Any, **more: Any) -> Any:
+        if process_type == "dashboard":
+            command = patched_dashboard(command)
+        return start(command, process_type, *args, **more)
+
+    services.start_ray_process = start_ray_process
     # Nobody speaks the Ray client protocol here, and its fixed port would clash between instances.
     Node.start_ray_client_server = lambda self: None
     sys.argv[0] = "ray"
