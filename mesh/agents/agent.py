@@ -84,6 +84,9 @@ class AgentOptions:
     temperature: float = 0.15
     """Of the first try; each further one adds ``temperature_step``."""
     temperature_step: float = 0.25
+    grounding: float = 1.0
+    """Factor on the share of a text's words that the brief must hold. The default suits models
+    that invent much; strong ones write better with 0.5."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mesh.agents.agent import StepContext
@@ -24,6 +24,7 @@ from mesh.agents.guard.facts import Facts
 from mesh.agents.guard.repair import mend
 from mesh.agents.json_text import JsonText
 from mesh.contracts.events import EventType
+from mesh.core import metrics
 from mesh.core.errors import (
     DeadlineExceeded,
     Fenced,
@@ -34,6 +35,7 @@ from mesh.core.errors import (
     Unavailable,
     UnknownModel,
 )
+from mesh.core.tracing import current_traceparent
 
 PATIENCE_S = 30.0
 """How long a piece waits for a busy or restarting engine before the template answers."""
@@ -87,6 +89,7 @@ class StepText:
     async def void(self, reason: str, n: int) -> None:
         """Take back what was streamed since the last accepted part; say the accepted again."""
         context = self.context
+        metrics.STEP_RETRIES.labels(step=context.step).inc()
         await context.writer.append(
             EventType.STEP_RETRIED, {"step": context.step, "reason": reason[:200], "n": n}
         )
@@ -131,6 +134,9 @@ class Writer:
         Raises DeadlineExceeded, UnknownModel, and what the stream writer raises.
         """
         context, options = self.context, self.context.options
+        # Word lists of neutral words are English: other languages are held to half of it.
+        factor = options.grounding * (1.0 if context.brief.language[:2] == "en" else 0.5)
+        limits = replace(limits, grounding=limits.grounding * factor)
         rejected: list[dict[str, Any]] = []
         waited = 0.0
         n = 0
@@ -215,7 +221,9 @@ class Writer:
         try:
             async with asyncio.timeout(left_s + _GRACE_S):
                 chunks = context.llm.stream_chat(
-                    body, timeout_s=left_s, traceparent=context.task.traceparent
+                    body,
+                    timeout_s=left_s,
+                    traceparent=current_traceparent() or context.task.traceparent,
                 )
                 async with _closing(chunks):
                     async for chunk in chunks:

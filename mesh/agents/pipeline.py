@@ -22,8 +22,10 @@ from mesh.agents.agent import (
     TimeLeft,
 )
 from mesh.contracts.events import EventType
+from mesh.core import metrics
 from mesh.core.clock import Clock
 from mesh.core.errors import DeadlineExceeded
+from mesh.core.tracing import span
 from mesh.llm.engine import LLMClient
 from mesh.streams.log import StreamWriter
 
@@ -76,7 +78,8 @@ class Pipeline:
                     clock=clock,
                     deadline=deadline,
                 )
-                result = await agent.run(context)
+                with span(f"agent.{agent.step}", agent=agent.name):
+                    result = await agent.run(context)
                 finished = await journal.commit(
                     StepOutput(
                         name=agent.step,
@@ -87,6 +90,8 @@ class Pipeline:
                         started_at=started,
                     )
                 )
+                if finished.degraded:
+                    metrics.DEGRADED.labels(step=agent.step).inc()
                 await writer.append(EventType.STEP_FINISHED, _event(finished))
             outputs[agent.step] = finished
         return outputs

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import html
 import re
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import mjml
 
@@ -23,14 +23,14 @@ _RTL = frozenset({"ar", "fa", "he", "ur"})
 
 
 def safe_url(url: str) -> str:
-    """The address, percent-encoded where a quote or bracket could end its attribute.
+    """The address in ASCII, percent-encoded where a quote or bracket could end its attribute.
 
     Raises InvalidInput unless it is http, https or mailto.
     """
     stripped = url.strip()
     if p.INVISIBLE.search(stripped) or urlsplit(stripped).scheme.lower() not in _SCHEMES:
         raise InvalidInput("a button's address must be http, https or mailto", {"field": "url"})
-    return re.sub(r"""[\s"'<>`\\^{}|]""", lambda m: f"%{ord(m[0]):02X}", stripped)
+    return quote(stripped, safe="%/:?#[]@!$&()*+,;=-._~")
 
 
 def escape(text: str, tags: dict[str, MergeTag]) -> str:
@@ -55,6 +55,12 @@ def _plain(text: str) -> str:
     return text.replace("{", "&#123;").replace("}", "&#125;")
 
 
+def _ascii(text: str) -> str:
+    """Character references for all but plain ASCII: mrml copies the title into an attribute and
+    writes what it takes for unprintable, and backslashes, in Rust's notation."""
+    return "".join(c if c.isascii() and c != "\\" else f"&#{ord(c)};" for c in text)
+
+
 def to_mjml(email: Email) -> str:
     """The MJML source. Raises InvalidInput for an address that is not allowed."""
     tags = {tag.name: tag for tag in email.merge_tags}
@@ -64,7 +70,7 @@ def to_mjml(email: Email) -> str:
     align = "right" if direction == "rtl" else "left"
     return (
         f'<mjml lang="{language}" dir="{direction}"><mj-head>'
-        f"<mj-title>{_plain(without_tags(email.subject))}</mj-title>"
+        f"<mj-title>{_ascii(_plain(without_tags(email.subject)))}</mj-title>"
         f"<mj-preview>{escape(email.preheader, tags)}</mj-preview>"
         '<mj-attributes><mj-all font-family="Helvetica, Arial, sans-serif" />'
         f'<mj-text font-size="16px" line-height="24px" color="#1f2933" align="{align}" />'
@@ -104,16 +110,34 @@ def render_html(email: Email) -> str:
         raise Internal("the email could not be rendered", {"reason": str(error)[:200]}) from error
 
 
+def _bare(text: str, tags: dict[str, MergeTag]) -> str:
+    """For plain text: the email's merge tags whole, other template syntax taken apart."""
+    out: list[str] = []
+    last = 0
+    for match in p.MERGE_TAG.finditer(text):
+        if match[1] in tags:
+            out += [_apart(text[last : match.start()]), tag_text(tags[match[1]])]
+            last = match.end()
+    return "".join([*out, _apart(text[last:])])
+
+
+def _apart(text: str) -> str:
+    text = p.INVISIBLE.sub("", text)
+    return p.TEMPLATE_SYNTAX.sub(lambda m: " ".join(m[0]), text).replace("{{", "{ {")
+
+
 def render_text(email: Email) -> str:
     """Plain text: blocks parted by blank lines, buttons as label and address."""
+    tags = {tag.name: tag for tag in email.merge_tags}
     parts: list[str] = []
     for block in email.blocks:
+        text = _bare(block.text, tags)
         if block.kind == "heading":
-            parts.append(f"{block.text}\n{'=' * min(60, len(without_tags(block.text)))}")
+            parts.append(f"{text}\n{'=' * min(60, len(without_tags(text)))}")
         elif block.kind == "bullets":
-            parts.append("\n".join(f"- {item}" for item in block.items))
+            parts.append("\n".join(f"- {_bare(item, tags)}" for item in block.items))
         elif block.kind == "button":
-            parts.append(f"{block.text}: {safe_url(block.url or '')}")
+            parts.append(f"{text}: {safe_url(block.url or '')}")
         else:
-            parts.append(block.text)
-    return p.INVISIBLE.sub("", "\n\n".join(parts)) + "\n"
+            parts.append(text)
+    return "\n\n".join(parts) + "\n"

@@ -122,9 +122,12 @@ def phrases(language: str) -> Phrases:
 
 def safe(text: str, facts: Facts) -> str:
     """The brief's own words, fit to send: sentences with links or template syntax go."""
-    text = clean(text, facts.brief.merge_tags, labels=False)
-    kept = [s for s in sentences(text) if not content_problems(s, facts)]
-    return " ".join(kept)
+    known = facts.safe_texts.get(text)
+    if known is None:
+        cleaned = clean(text, facts.brief.merge_tags, labels=False)
+        known = " ".join(s for s in sentences(cleaned) if not content_problems(s, facts))
+        facts.safe_texts[text] = known
+    return known
 
 
 def shorten(text: str, limit: int) -> str:
@@ -202,14 +205,13 @@ def preheader(facts: Facts, subject: str) -> str:
 
 
 def opening(facts: Facts) -> str:
-    """A first paragraph."""
+    """A first paragraph: that there is news, and what it is about."""
     words = phrases(facts.brief.language)
     about, name = topic(facts, 90), brand(facts)
     if about and name and name.casefold() not in about.casefold():
-        return words.at.format(topic=about, brand=name) + "."
-    if about:
-        return f"{about}."
-    return words.opening or (f"{name}." if name else "…")
+        about = words.at.format(topic=about, brand=name)
+    about = about or name
+    return " ".join(x for x in (words.opening, sentence(about)) if x) or "…"
 
 
 def closing(facts: Facts) -> str:

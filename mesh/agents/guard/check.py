@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from mesh.agents.guard import patterns as p
 from mesh.agents.guard.clean import without_tags
-from mesh.agents.guard.facts import Facts, fold, has_phrase, numbers, stem
-from mesh.agents.guard.language import wrong_language
+from mesh.agents.guard.facts import CLAIM_PATTERNS, Facts, fold, numbers, stem
+from mesh.agents.guard.language import FUNCTION_WORDS, wrong_language
 from mesh.agents.guard.spam import SPAM_WORDS, caps_words
 
 
@@ -74,11 +74,11 @@ def content_problems(text: str, facts: Facts) -> list[Problem]:
     for match in p.NUMBER_WORDS.finditer(folded):
         if match.group() not in facts.folded:
             add("invented_figure", match.group())
-    for index, group in enumerate(p.CLAIMS):
-        if index not in facts.allowed_claims:
-            claim = next((c for c in group if has_phrase(folded, c)), None)
-            if claim and not _day_of_weekend(claim, facts):
-                add("invented_claim", claim)
+    for index, pattern in enumerate(CLAIM_PATTERNS):
+        if index not in facts.allowed_claims and (claim := pattern.search(folded)):
+            word = claim.group()
+            if not _day_of_weekend(word, facts):
+                add("invented_claim", word)
     named = fold(facts.brief.product + " " + facts.brief.brand)
     boilerplate = p.BOILERPLATE.search(plain)
     if boilerplate and fold(boilerplate.group()) not in named:
@@ -178,17 +178,27 @@ def repetition(folded: str) -> str:
 
 
 _COMMON = _words(
-    "a an the and or but of to in on at for from with by as is are was be been it its "
-    "this that these those you your we our us they their i my me he she his her will can "
-    "may do does have has had not no so if when where how what which who all any more "
-    "most some just up out about into over get there here now too also very come see find "
-    "make take let's"
+    "a an the and or but of to in on at for from with by as is are was be been it its this that "
+    "these those you your we our us they their i my me he she his her will can may do does have "
+    "has had not no so if when where how what which who all any more most some just up out about "
+    "into over get there here now too also very come see find make take let's we're you'll it's "
+    "we've you're there's don't please each every new one two only both own while during next go"
 )
+_NEUTRAL = _words(
+    "hello welcome thank thanks enjoy join love like great good happy glad look forward visit "
+    "discover offer offering available ready bring today shop store team customers friends "
+    "friendly share help hope hear check explore browse feel want need meet try start pick choose "
+    "time way day place back right best lot things everyone something everything looking hearing "
+    "meeting seeing invite reading including includes comes featuring"
+)
+"""Friendly words that claim nothing: neither for nor against a text."""
 
 
 def grounding(folded: str, facts: Facts) -> float:
     """Share of content words whose stem the brief holds, 0 to 1; 1 when there are none."""
-    content = [w for w in p.WORD.findall(folded) if w not in _COMMON]
+    own = FUNCTION_WORDS.get(facts.brief.language[:2], frozenset())
+    skip = _COMMON | _NEUTRAL | own
+    content = [w for w in p.WORD.findall(folded) if w not in skip]
     if not content:
         return 1.0
     return sum(stem(w) in facts.stems for w in content) / len(content)

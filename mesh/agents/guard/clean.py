@@ -15,6 +15,7 @@ from mesh.contracts.email import MergeTag
 
 _TAG_OPEN, _TAG_CLOSE = "\ue000", "\ue001"
 """Private-use characters that stand for a merge tag while the rest is cleaned."""
+_ROUNDS = 8
 _BEFORE_MARK = re.compile(r"\s+([,.!?;:])(?!\w)")
 _QUOTES = {'"': '"', "“": "”", "'": "'", "‘": "’", "«": "»"}
 
@@ -40,16 +41,19 @@ def clean(text: str, tags: Iterable[MergeTag] = (), *, labels: bool = True) -> s
     order = list(known)
     text = unicodedata.normalize("NFC", text)
     text = text.replace(_TAG_OPEN, "").replace(_TAG_CLOSE, "")
-    text = p.INVISIBLE.sub("", text.replace("\r", "\n").replace("\t", " "))
+    text = p.INVISIBLE.sub("", re.sub(r"[\r\t]", " ", text))
+    text = re.sub(r"[^\S\n]+", " ", text)
 
     def keep(name: str) -> str:
         key = _name(name)
         return f"{_TAG_OPEN}{order.index(key)}{_TAG_CLOSE}" if key in known else ""
 
-    # Removing one thing may put together another, so go on until nothing changes: each round
-    # that changes something takes characters away, so it ends.
-    for _ in range(len(text) + 1):
+    # Removing one thing may put together another, so go on until nothing changes. Text nested
+    # deeper than that is no honest text: it loses every bracket.
+    for turn in range(_ROUNDS + 3):
         before = text
+        if turn == _ROUNDS:
+            text = re.sub(r"[\[\]{}<>|*`$]|%(?=\W*%)", "", text)
         text = p.MERGE_TAG.sub(lambda m: keep(m[1]), text)
         text = p.CODE_FENCE.sub("", text)
         text = p.MARKDOWN_LINK.sub(r"\1", text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from mesh.agents.guard import patterns as p
@@ -44,6 +44,8 @@ class Facts:
     """A brief seen by guardrails."""
 
     brief: Brief
+    safe_texts: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
+    """What ``templates.safe`` made of the brief's texts: they are looked at again and again."""
 
     @cached_property
     def text(self) -> str:
@@ -93,24 +95,25 @@ class Facts:
     def urls(self) -> frozenset[str]:
         return frozenset(str(link.url) for link in self.brief.links)
 
-    def has_claim(self, group: tuple[str, ...]) -> bool:
-        return any(has_phrase(self.folded, phrase) for phrase in group)
-
     @cached_property
     def allowed_claims(self) -> frozenset[int]:
         """Indexes of the groups of ``CLAIMS`` that the brief itself uses."""
-        return frozenset(i for i, group in enumerate(p.CLAIMS) if self.has_claim(group))
+        return frozenset(i for i, x in enumerate(CLAIM_PATTERNS) if x.search(self.folded))
 
 
-def has_phrase(folded: str, phrase: str) -> bool:
-    """Whether a word of ``folded`` starts with ``phrase`` (short ones must match whole)."""
-    end = "" if len(phrase) >= 6 else r"(?![^\W\d_])"
-    return re.search(rf"(?<![^\W\d_]){re.escape(phrase)}{end}", folded) is not None
+def _any_of(phrases: tuple[str, ...]) -> re.Pattern[str]:
+    """Words that start with a phrase; short phrases must be whole words."""
+    parts = [re.escape(x) + ("" if len(x) >= 6 else r"(?![^\W\d_])") for x in phrases]
+    return re.compile(r"(?<![^\W\d_])(?:" + "|".join(parts) + ")")
+
+
+CLAIM_PATTERNS = tuple(_any_of(group) for group in p.CLAIMS)
+"""One per group of ``CLAIMS``; they search folded text."""
 
 
 def stem(word: str) -> str:
     """A crude stem, enough to see that ``plants`` speaks of a ``plant``."""
-    for suffix in ("ing", "ies", "ed", "es", "s", "ly"):
+    for suffix in ("ing", "ies", "ed", "es", "s", "ly", "e"):
         if word.endswith(suffix) and len(word) - len(suffix) >= 3:
             return word[: -len(suffix)]
     return word

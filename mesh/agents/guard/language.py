@@ -15,7 +15,7 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-_FUNCTION_WORDS: dict[str, frozenset[str]] = {
+FUNCTION_WORDS: dict[str, frozenset[str]] = {
     "en": _words(
         "the and of to in is you that it for on are with your we our this have from be will "
         "all at can not an by as or has their they more get when now here out if"
@@ -73,7 +73,7 @@ def wrong_language(text: str, language: str) -> str | None:
     if script != "LATIN":
         return None
     words = [w.casefold() for w in p.WORD.findall(text)]
-    hits = {lang: sum(w in known for w in words) for lang, known in _FUNCTION_WORDS.items()}
+    hits = {lang: sum(w in known for w in words) for lang, known in FUNCTION_WORDS.items()}
     best = max(hits, key=lambda lang: hits[lang])
     own = hits.get(base, 0)
     # Two words may be chance; a language without a word list of ours is judged more mildly.

@@ -1,4 +1,8 @@
-"""Patterns that guardrails look for, and the words that make a claim."""
+"""Patterns that guardrails look for, and the words that make a claim.
+
+Every repetition that could be tried from many places is bounded: a brief is a stranger's text,
+and a pattern that backtracks would stop the whole worker.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,7 @@ LABEL = re.compile(
     re.IGNORECASE,
 )
 
-MERGE_TAG = re.compile(r"\{\{\s*([^{}|]{0,80}?)\s*(?:\|([^{}]{0,220}))?\}\}")
+MERGE_TAG = re.compile(r"\{\{\s{0,4}([^{}|]{0,80}?)\s{0,4}(?:\|([^{}]{0,220}))?\}\}")
 PLACEHOLDER = re.compile(
     r"\[([^\[\]]{1,60})\]|\{([^{}]{1,60})\}|<([A-Za-z][A-Za-z' _]{1,40})>|(?<!\w)_{3,}(?!\w)"
 )
@@ -30,11 +34,11 @@ TEMPLATE_SYNTAX = re.compile(r"\{\{|\}\}|\{%|%\}|\{#|#\}|\$\{|\*\||\|\*|%%|<%|%>
 URL = re.compile(
     r"(?:\b[a-z][a-z0-9+.-]{1,20}:/{0,2}[^\s<>\"']+|\bwww\.[^\s<>\"']+)", re.IGNORECASE
 )
-EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)*", re.UNICODE)
+EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){0,8}")
 DOMAIN = re.compile(
-    r"(?<![\w@.])(?:[^\W_](?:[\w-]*[^\W_])?\.)+[^\W\d_]{2,24}(?![\w])(?:/[^\s<>\"']*)?"
+    r"(?<![\w@.])(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}[^\W\d_]{2,24}(?![\w])(?:/[^\s<>\"']*)?"
 )
-PHONE = re.compile(r"(?<!\w)\+?\(?\d[\d ()/.-]{6,}\d(?!\w)")
+PHONE = re.compile(r"(?<!\w)\+?\(?\d[\d ()/.-]{6,30}\d(?!\w)")
 DOTS = str.maketrans({"\u3002": ".", "\uff0e": ".", "\uff61": ".", "\u2024": "."})
 """Characters that mail programs read as the dot of a domain (RFC 3490 §3.1)."""
 
