@@ -47,8 +47,7 @@ class ServeLLMClient:
 
     def __init__(self, app: str = LLM_APP) -> None:
         self._app = app
-        self._llm: Any = None
-        self._embedder: Any = None
+        self._handles: dict[str, Any] = {}
 
     def stream_chat(
         self, body: Wire, *, timeout_s: float, traceparent: str | None = None
@@ -83,7 +82,7 @@ class ServeLLMClient:
 
     async def embed(self, texts: Sequence[str], *, timeout_s: float) -> list[list[float]]:
         vectors: list[list[float]] = await self._call(
-            "embed", (list(texts), timeout_s), timeout_s, embedder=True
+            "embed", (list(texts), timeout_s), timeout_s, EMBEDDER_DEPLOYMENT
         )
         return vectors
 
@@ -115,12 +114,8 @@ class ServeLLMClient:
             response: Any = None
             ended = False
             try:
-                response = (
-                    self._handle()
-                    .options(stream=True)
-                    .__getattr__(method)
-                    .remote(*_with_timeout(args, deadline - loop.time()))
-                )
+                handle = await self._handle(method, LLM_DEPLOYMENT, stream=True)
+                response = handle.remote(*_with_timeout(args, deadline - loop.time()))
                 while True:
                     try:
                         item = await self._next(response, deadline, started)
@@ -150,7 +145,11 @@ class ServeLLMClient:
         return await self._patiently(response.__anext__, deadline)
 
     async def _call(
-        self, method: str, args: tuple[Any, ...], timeout_s: float, *, embedder: bool = False
+        self,
+        method: str,
+        args: tuple[Any, ...],
+        timeout_s: float,
+        deployment: str = LLM_DEPLOYMENT,
     ) -> Any:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
@@ -158,10 +157,8 @@ class ServeLLMClient:
             response: Any = None
             ended = False
             try:
-                handle = self._handle(embedder=embedder)
-                response = handle.__getattr__(method).remote(
-                    *_with_timeout(args, deadline - loop.time())
-                )
+                handle = await self._handle(method, deployment)
+                response = handle.remote(*_with_timeout(args, deadline - loop.time()))
                 result = await self._patiently(partial(_result, response), deadline)
                 ended = True
                 return result
@@ -197,17 +194,17 @@ class ServeLLMClient:
             if not task.done():
                 task.cancel()
 
-    def _handle(self, *, embedder: bool = False) -> Any:
-        try:
-            if embedder:
-                if self._embedder is None:
-                    self._embedder = serve.get_deployment_handle(EMBEDDER_DEPLOYMENT, self._app)
-                return self._embedder
-            if self._llm is None:
-                self._llm = serve.get_deployment_handle(LLM_DEPLOYMENT, self._app)
-            return self._llm
-        except (RayError, RayServeException) as exc:
-            raise Unavailable("the LLM service is not running", retry_after_s=5.0) from exc
+    async def _handle(self, method: str, deployment: str, *, stream: bool = False) -> Any:
+        """Kept per method. The first time it asks Serve's controller, which blocks: so not on
+        the loop."""
+        key = f"{deployment}.{method}"
+        if key not in self._handles:
+            try:
+                handle = await asyncio.to_thread(serve.get_deployment_handle, deployment, self._app)
+            except (KeyError, RayError, RayServeException) as exc:
+                raise Unavailable("the LLM service is not running", retry_after_s=5.0) from exc
+            self._handles[key] = handle.options(method_name=method, stream=stream)
+        return self._handles[key]
 
 
 async def _result(response: Any) -> Any:
