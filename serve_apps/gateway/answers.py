@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import orjson
 from pydantic import ValidationError
-from starlette.responses import Response
+from starlette.responses import JSONResponse
 
 from mesh.core.errors import InvalidInput, MailyError
 
@@ -38,10 +38,8 @@ def dumps(value: Any) -> bytes:
     return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
 
 
-class Json(Response):
+class Json(JSONResponse):
     """A JSON answer, rendered by orjson in the order of its fields."""
-
-    media_type = JSON
 
     def render(self, content: Any) -> bytes:
         return content if isinstance(content, bytes) else orjson.dumps(content)
@@ -91,9 +89,7 @@ def error_headers(error: MailyError) -> dict[str, str]:
     return headers
 
 
-def invalid(
-    errors: Iterable[Mapping[str, Any]], data: Any = None, message: str = ""
-) -> InvalidInput:
+def invalid(errors: Iterable[Mapping[str, Any]], data: Any = None) -> InvalidInput:
     """An InvalidInput that names each wrong field, from pydantic's errors.
 
     Never echoes what the caller sent. ``data``: the parsed body, to tell the fields of the body
@@ -102,14 +98,13 @@ def invalid(
     named: dict[str, str] = {}
     for error in errors:
         field = _field(tuple(error.get("loc", ())), data, str(error.get("type", "")))
-        named.setdefault(field, str(error.get("msg", "is wrong"))[:_MAX_MESSAGE])
+        text = str(error.get("msg", "is wrong")).removeprefix("Value error, ")
+        named.setdefault(field or "body", text[:_MAX_MESSAGE])
         if len(named) >= MAX_ERRORS:
             break
-    if not named:
-        named[""] = "is wrong"
-    first, text = next(iter(named.items()))
+    first, text = next(iter(named.items()), ("body", "is wrong"))
     return InvalidInput(
-        message or (f"{first}: {text}" if first else text),
+        f"{first}: {text}",
         {
             "field": first,
             "errors": [{"field": name, "message": text} for name, text in named.items()],

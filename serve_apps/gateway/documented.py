@@ -76,7 +76,11 @@ IDEMPOTENCY_KEY = header(
 TIMEOUT = header(
     "X-Request-Timeout-Seconds",
     "The whole request's deadline",
-    {"type": "string", "pattern": r"^([1-9][0-9]{0,5}|0)(\.[0-9]{0,5}[1-9])?$", "example": "30"},
+    {
+        "type": "string",
+        "pattern": r"^([1-9][0-9]{0,5}(\.[0-9]{1,6})?|0\.[0-9]{0,5}[1-9])$",
+        "example": "30",
+    },
 )
 LAST_EVENT_ID = header(
     "Last-Event-ID",

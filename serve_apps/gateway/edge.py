@@ -8,8 +8,10 @@ every answer is counted, traced and given the same headers. It holds no state of
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
+from opentelemetry import context as otel_context
 from opentelemetry.trace import Span
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -110,7 +112,10 @@ class Edge:
         method, path = scope["method"], scope["path"]
         raw = scope["headers"]
         parent = next((v for n, v in raw if n == b"traceparent"), None)
-        with span("http", None if parent is None else parent.decode("latin-1")) as current:
+        with (
+            _fresh(),
+            span("http", None if parent is None else parent.decode("latin-1")) as current,
+        ):
             traceparent = current_traceparent() or ""
             context = RequestContext(
                 trace_id=traceparent[3:35],
@@ -261,6 +266,17 @@ class Edge:
             _log.error("request failed", exc_info=failure, **fields)
         else:
             _log.info("request", **fields)
+
+
+@contextmanager
+def _fresh() -> Iterator[None]:
+    """Forget the surrounding trace: a kept-alive connection's callbacks run in the context of an
+    earlier request, and behind a proxy that was another client's."""
+    token = otel_context.attach(otel_context.Context())
+    try:
+        yield
+    finally:
+        otel_context.detach(token)
 
 
 def _sends_body(scope: Scope) -> bool:

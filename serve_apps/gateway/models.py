@@ -47,7 +47,7 @@ class ServeModels(ServeLLMClient):
             info: dict[str, Any] = await self.info(timeout_s=timeout_s)
             vectors = await self.embed(["dimensions"], timeout_s=timeout_s)
         except MailyError as error:
-            _log.info("models.refresh", error=error.code)
+            _log.debug("models.refresh", error=error.code)
             return False
         names = list(info["models"]) or [self._settings.model]
         cards = self._made(names, int(info["created"]), info["context_tokens"], len(vectors[0]))

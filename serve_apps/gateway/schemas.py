@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from mesh.contracts.base import Contract
+from mesh.security.scopes import ALL_SCOPES
+
+PRINTABLE = r"^[^\x00-\x1f\x7f-\xa0\u2028\u2029]+$"
 
 
 class Problem(Contract):
@@ -85,11 +88,14 @@ class Jwks(Contract):
     keys: list[dict[str, Any]]
 
 
+Scope = Annotated[str, Field(json_schema_extra={"enum": sorted(ALL_SCOPES)})]
+
+
 class KeyRequest(Contract):
     """Body of ``POST /v1/keys``."""
 
-    name: str = Field(min_length=1, max_length=100)
-    scopes: list[str] = Field(min_length=1, max_length=32)
+    name: str = Field(min_length=1, max_length=100, pattern=PRINTABLE)
+    scopes: list[Scope] = Field(min_length=1, max_length=32)
     expires_in_s: int | None = Field(default=None, ge=60, le=315_360_000)
 
 

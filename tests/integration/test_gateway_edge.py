@@ -17,10 +17,13 @@ import pytest
 import pytest_asyncio
 from gateway_support import CountingLimiter, House, build_house, served
 
+from mesh.core.clock import VirtualClock
 from mesh.core.errors import Unauthenticated
+from mesh.core.tracing import current_trace_id, span
 from mesh.security.scopes import ALL_SCOPES
 from mesh.storage.pool import Database
 from serve_apps.gateway.app import create_app
+from serve_apps.gateway.auth import Authenticator
 from serve_apps.gateway.policy import RULES, allowed_methods
 
 CHAT = "/v1/chat/completions"
@@ -146,9 +149,6 @@ async def test_the_cache_forgets_in_time(house: House) -> None:
             if Keys.refuse:
                 raise Unauthenticated
             return await house.keys.verify(key)
-
-    from mesh.core.clock import VirtualClock
-    from serve_apps.gateway.auth import Authenticator
 
     clock = VirtualClock()
     keys: Any = Keys()
@@ -439,6 +439,17 @@ async def test_traces_come_in_and_go_out(house: House) -> None:
             answer = await client.get("/v1/models", headers={"traceparent": bad.encode("latin-1")})
             assert re.fullmatch("[0-9a-f]{32}", answer.headers["x-trace-id"])
             assert answer.headers["x-trace-id"] != "0" * 32
+
+
+async def test_a_trace_of_the_surroundings_is_not_inherited(house: House) -> None:
+    """uvicorn's callbacks run in the context of an earlier request of the same connection."""
+    with span("an earlier request"):
+        around = current_trace_id()
+        async with house.client() as client:
+            answers = [await client.get("/v1/models") for _ in range(2)]
+    traces = {answer.headers["x-trace-id"] for answer in answers}
+    assert len(traces) == 2
+    assert around not in traces
 
 
 async def test_what_nobody_expected_says_nothing(

@@ -18,6 +18,7 @@ from gateway_support import EngineModels, House, build_house, until
 from mesh.llm.fake import FakeEngine, FaultPlan
 from mesh.storage.pool import Database
 from serve_apps.gateway.app import create_app
+from serve_apps.gateway.headers import timeout_of
 from serve_apps.gateway.sse import EventStream
 
 CHAT = "/v1/chat/completions"
@@ -348,8 +349,6 @@ async def test_an_event_stream_closes_its_source_however_it_ends() -> None:
 
 
 async def test_timeouts_leave_room_for_our_own_answer() -> None:
-    from serve_apps.gateway.headers import timeout_of
-
     assert timeout_of({}, 300.0) == 300.0
     assert timeout_of({b"x-request-timeout-seconds": b"10"}, 300.0) == 9.75
     assert timeout_of({b"x-request-timeout-seconds": b"0.5"}, 300.0) == 0.4

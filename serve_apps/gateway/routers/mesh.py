@@ -48,7 +48,9 @@ class TaskQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     limit: int = Field(default=50, ge=1, le=100)
-    cursor: str | None = Field(default=None, max_length=64, description="next_cursor of a page")
+    cursor: str | None = Field(
+        default=None, pattern="^[A-Za-z0-9_-]{22}$", description="next_cursor of a page"
+    )
     state: TaskState | None = None
 
 

@@ -83,7 +83,7 @@ def parse_form(body: bytes) -> TokenForm:
     fields: dict[str, str] = {}
     for name, value in pairs:
         if name in fields:
-            raise InvalidInput("A field is sent twice", {"field": name[:100]})
+            raise MalformedBody("A field is sent twice", {"field": "body", "name": name[:100]})
         if "\x00" in name or "\x00" in value:
             raise MalformedBody("A text holds a NUL byte", {"field": "body"})
         fields[name] = value
