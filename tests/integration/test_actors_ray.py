@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -45,7 +46,7 @@ def ray_instance() -> Iterator[str]:
     """Its own head with a short temporary path (unix socket names have little room)."""
     import ray
 
-    folder = tempfile.mkdtemp(prefix="mr", dir="/tmp")
+    folder = tempfile.mkdtemp(prefix="mr")
     namespace = f"test-{os.path.basename(folder)}"
     ray.init(
         address="local",
@@ -59,6 +60,7 @@ def ray_instance() -> Iterator[str]:
     )
     yield namespace
     ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
