@@ -21,7 +21,7 @@ from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from redis.exceptions import RedisError
 
 from mesh.core.clock import Clock, SystemClock
-from mesh.core.metrics import RATE_LIMITED, RATE_LIMITER_ERRORS
+from mesh.core.metrics import RATE_LIMITER_ERRORS
 from mesh.streams.connect import connect
 
 _KEYS = 10_000
@@ -109,7 +109,6 @@ class RateLimiter:
                     await self._take(key, state)
         if not decision.allowed:
             self._denied += 1
-            RATE_LIMITED.inc()
         return decision
 
     def statistics(self) -> dict[str, int | float]:
