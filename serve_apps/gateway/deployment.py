@@ -7,7 +7,7 @@ from ray.serve import Application
 
 from actors.context import settings_of_process
 from mesh.core.settings import Settings
-from serve_apps import loopback
+from serve_apps import loopback, replica
 from serve_apps.gateway.edge import Edge
 from serve_apps.gateway.opening import OpenGateway
 
@@ -22,6 +22,8 @@ class GatewayReplica:
     async def __init__(self) -> None:  # type: ignore[misc]  # Serve awaits it
         # Serve ships this class by value, so the module's own call may not have run here.
         loopback.apply()
+        replica.plain_stderr()
+        replica.readable_headers()
         self._opened = await OpenGateway.open(settings_of_process())
 
     def __serve_build_asgi_app__(self) -> Edge:
@@ -51,6 +53,7 @@ def build_gateway_app(settings: Settings) -> Application:
         num_replicas=gateway.replicas,
         ray_actor_options={"num_cpus": 0},
         max_ongoing_requests=gateway.max_ongoing_requests,
+        logging_config={"enable_access_log": False},  # the edge writes its own
         health_check_period_s=1,
         health_check_timeout_s=10,
         # Event streams never end by themselves; their readers reconnect and go on.

@@ -415,7 +415,7 @@ async def test_oauth_client_credentials(house: House) -> None:
 @pytest.mark.parametrize(
     ("form", "status", "error"),
     [
-        ({}, 400, "invalid_request"),
+        ({"scope": "models:read"}, 400, "invalid_request"),
         ({"grant_type": "password"}, 400, "unsupported_grant_type"),
         ({"grant_type": "client_credentials"}, 401, "invalid_client"),
         ({"grant_type": "client_credentials", "client_secret": "mk_x"}, 401, "invalid_client"),
