@@ -13,7 +13,7 @@ from typing import Protocol
 from mesh.agents.guard import patterns as p
 from mesh.agents.guard.check import grounding
 from mesh.agents.guard.clean import without_tags
-from mesh.agents.guard.facts import Facts, fold
+from mesh.agents.guard.facts import Facts, fold, stem
 from mesh.agents.guard.spam import spam_score
 
 
@@ -33,7 +33,7 @@ class SubjectScorer(Protocol):
 
 
 class HeuristicScorer:
-    """Length, topic, specifics, personal touch, calm."""
+    """Length, topic, main point, specifics, personal touch, calm."""
 
     name = "heuristic-1"
 
@@ -54,13 +54,18 @@ class HeuristicScorer:
             specific += 0.5
         if facts.brief.brand and fold(facts.brief.brand) in folded:
             specific += 0.5
+        # The first thing that the brief names is what the email is about.
+        main = next((x for x in (facts.brief.product, *facts.brief.key_points) if x), "")
+        wanted = {stem(w) for w in p.WORD.findall(fold(main))}
+        said = {stem(w) for w in words}
         calm = 1.0 - spam_score(plain).value - 0.1 * plain.count("!")
         parts = {
-            "length": round(0.3 * fit, 4),
-            "topic": round(0.35 * topic, 4),
+            "length": round(0.25 * fit, 4),
+            "topic": round(0.25 * topic, 4),
+            "main": round(0.2 * len(wanted & said) / max(1, len(wanted)), 4),
             "specific": round(0.15 * specific, 4),
             "personal": 0.05 if p.MERGE_TAG.search(subject) else 0.0,
-            "calm": round(0.15 * max(0.0, calm), 4),
+            "calm": round(0.1 * max(0.0, calm), 4),
         }
         value = round(sum(parts.values()), 4)
         best = max(parts, key=lambda k: parts[k])

@@ -195,13 +195,21 @@ def subjects(facts: Facts) -> list[str]:
 
 
 def preheader(facts: Facts, subject: str) -> str:
-    """The first of the brief's sentences that the subject does not already say."""
+    """The brief's points that the subject does not already say, as sentences."""
     words = phrases(facts.brief.language)
-    for source in (*facts.brief.key_points, facts.brief.product, words.opening, words.button):
-        text = shorten(safe(source, facts), 110)
-        if text and text.casefold().rstrip(".") != subject.casefold().rstrip("."):
-            return text
-    return "…"
+    said = subject.casefold()
+    made = ""
+    for source in (*facts.brief.key_points, facts.brief.product):
+        text = safe(source, facts)
+        if not text or text.casefold().rstrip(".") in said:
+            continue
+        longer = f"{made} {sentence(text)}".strip()
+        if made and len(longer) > 110:
+            break
+        made = shorten(longer, 110)
+        if len(made) >= 40:
+            break
+    return made or words.opening or shorten(topic(facts, 100), 110) or "…"
 
 
 def opening(facts: Facts) -> str:

@@ -60,6 +60,7 @@ PIECES = st.lists(
 HOSTILE = PIECES.map("".join)
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(st.text(max_size=8), st.text(max_size=30), min_size=1, max_size=3),
     st.lists(st.integers(1, 6), min_size=1, max_size=20),
@@ -81,6 +82,7 @@ def test_json_text_gives_the_values_however_it_is_cut(
     assert "".join(out) == "\n".join(fields.values())
 
 
+@settings(deadline=None)
 @given(st.text(max_size=80))
 def test_json_text_never_raises_and_shows_a_prefix_of_broken_json(text: str) -> None:
     whole = json.dumps({"text": text})
@@ -91,7 +93,7 @@ def test_json_text_never_raises_and_shows_a_prefix_of_broken_json(text: str) -> 
     JsonText().feed(text)
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(HOSTILE)
 def test_cleaning_is_idempotent_and_leaves_no_syntax(text: str) -> None:
     once = clean(text, [TAG])
@@ -174,7 +176,7 @@ def _read(source: str) -> _Reader:
 PLAIN = _read(render_html(_email("x")))
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(HOSTILE)
 def test_no_text_changes_the_structure_of_the_html(text: str) -> None:
     reader = _read(render_html(_email(text)))
@@ -185,7 +187,7 @@ def test_no_text_changes_the_structure_of_the_html(text: str) -> None:
     assert not reader.events
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(HOSTILE)
 def test_only_our_merge_tags_reach_the_mailing_system(text: str) -> None:
     email = _email(text)
@@ -197,7 +199,7 @@ def test_only_our_merge_tags_reach_the_mailing_system(text: str) -> None:
     assert not re.search(r"\{\{|\{%|\$\{|\*\||%%", plain)
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(st.text(alphabet=st.characters(codec="utf-8"), min_size=1, max_size=40))
 def test_the_subject_is_the_title_and_the_label_as_it_is(text: str) -> None:
     subject = re.sub(r"\s+", " ", re.sub(r"[^\w\s.,’'\"<&\\-]", "", text)).strip() or "x"
@@ -218,7 +220,7 @@ def test_merge_tags_survive_rendering() -> None:
     assert tag_text(TAG) in render_text(email)
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(
     st.one_of(
         st.text(max_size=40),
@@ -250,7 +252,7 @@ def test_addresses_are_http_https_or_mailto_and_stay_in_their_quotes(url: str) -
     assert reader.hrefs == [address]
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(HOSTILE, HOSTILE, HOSTILE)
 def test_words_of_a_brief_are_safe_to_send(goal: str, product: str, point: str) -> None:
     keep = lambda t, n: re.sub(r"[\x00\ud800-\udfff]", "", t)[:n] or "xyz"  # noqa: E731
@@ -267,6 +269,7 @@ def test_words_of_a_brief_are_safe_to_send(goal: str, product: str, point: str) 
         assert not re.search(r"[{}]", made.replace(tag_text(TAG), ""))
 
 
+@settings(deadline=None)
 @given(st.text(max_size=80), st.integers(2, 60))
 def test_shortening_keeps_to_the_limit(text: str, limit: int) -> None:
     made = shorten(text, limit)

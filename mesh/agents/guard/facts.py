@@ -103,8 +103,12 @@ class Facts:
 
 def _any_of(phrases: tuple[str, ...]) -> re.Pattern[str]:
     """Words that start with a phrase; short phrases must be whole words."""
-    parts = [re.escape(x) + ("" if len(x) >= 6 else r"(?![^\W\d_])") for x in phrases]
-    return re.compile(r"(?<![^\W\d_])(?:" + "|".join(parts) + ")")
+    parts = []
+    for phrase in phrases:
+        start = r"(?<!\w)" if phrase[0].isalnum() else ""
+        end = r"(?!\w)" if len(phrase) < 6 else ""
+        parts.append(start + re.escape(phrase) + end)
+    return re.compile("|".join(parts))
 
 
 CLAIM_PATTERNS = tuple(_any_of(group) for group in p.CLAIMS)

@@ -27,6 +27,7 @@ def mend(text: str, facts: Facts, limits: Limits) -> tuple[str, list[str]]:
     mended = clean(text, facts.brief.merge_tags)
     if mended != re.sub(r"\s+", " ", text).strip():
         repairs.append("cleaned mark-up or placeholders")
+    mended = _lowered(mended, facts, repairs)
     kept: list[str] = []
     for sentence in sentences(mended) if limits.sentences else [mended]:
         found = content_problems(sentence, facts)
@@ -47,17 +48,24 @@ def mend(text: str, facts: Facts, limits: Limits) -> tuple[str, list[str]]:
         kept.pop()
         repairs.append("shortened to whole sentences")
     mended = " ".join(kept)
-    mended = _calm(mended, facts, limits, repairs)
+    mended = _calm(mended, limits, repairs)
     if not limits.sentences:
         mended = _one_line(mended, repairs)
     return mended, repairs
 
 
-def _calm(text: str, facts: Facts, limits: Limits, repairs: list[str]) -> str:
+def _lowered(text: str, facts: Facts, repairs: list[str]) -> str:
     for word in caps_words(text):
         if word not in facts.text:
-            text = re.sub(rf"\b{re.escape(word)}\b", word.capitalize(), text)
+            text = re.sub(rf"\b{re.escape(word)}\b", word.lower(), text)
             repairs.append(f"lowered {word}")
+    if repairs and repairs[-1].startswith("lowered"):
+        parts = sentences(text)
+        text = " ".join(part[0].upper() + part[1:] for part in parts)
+    return text
+
+
+def _calm(text: str, limits: Limits, repairs: list[str]) -> str:
     if text.count("!") > limits.max_exclamations:
         head, tail = text, ""
         if limits.max_exclamations:
