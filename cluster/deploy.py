@@ -194,13 +194,21 @@ def _until_running(serve: Any) -> None:
                     say(part, phase, str(state.message)[-500:])
             status = str(application.status.value)
             if status == "DEPLOY_FAILED":
-                raise RuntimeError(f"{name} could not be deployed: {application.message}")
+                causes = [_last_line(d.message) for d in application.deployments.values()]
+                why = "; ".join(cause for cause in causes if cause) or application.message
+                raise RuntimeError(f"{name} could not be deployed: {why}")
             running += status == "RUNNING"
         if running == 2:
             return
         if time.monotonic() > deadline:
             raise RuntimeError(f"not running after {WAIT_FOR_APPLICATIONS_S:.0f} s: {told}")
         time.sleep(0.1)
+
+
+def _last_line(message: object) -> str:
+    """Of a traceback: the exception itself."""
+    lines = [line.strip() for line in str(message).splitlines() if line.strip()]
+    return lines[-1] if lines else ""
 
 
 def _phase_of(status: str) -> Phase:

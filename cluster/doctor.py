@@ -16,7 +16,7 @@ from cluster.downloads import artefacts, store_of
 from cluster.embedded.evm import EvmNode
 from cluster.embedded.ray_head import RayHead
 from cluster.embedded.service import Service
-from cluster.layout import Layout
+from cluster.layout import Layout, resolve
 from cluster.preflight import MINIMUM_TO_START, free_bytes, port_is_free
 from cluster.processes import descendants, find_instance, listeners, port_holder
 from cluster.state import is_locked, read_state
@@ -38,15 +38,16 @@ class Finding:
 
 
 def examine(settings: Settings, environ: Mapping[str, str]) -> list[Finding]:
-    """``settings`` must be resolved. Blocks for up to a few seconds."""
+    """Blocks for up to a few seconds. Makes nothing: a home that is not there stays so."""
     layout = Layout(settings.home)
     running = is_locked(layout.lock)
+    resolved = resolve(settings) if layout.secrets.is_dir() else settings
     checks: list[Callable[[], Iterator[Finding]]] = [
         _python,
         lambda: _config(settings, environ),
         lambda: _disk(settings, layout),
         _memory,
-        lambda: _clock(settings, running),
+        lambda: _clock(resolved, running),
         lambda: _files(settings, environ),
         lambda: _ports(settings, layout, running),
         lambda: _secrets(layout),

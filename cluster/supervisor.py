@@ -147,8 +147,7 @@ class Supervisor:
             find_instance, self.layout.instance, recorded, (self.layout.postgres_data,)
         )
         if left:
-            names = ", ".join(sorted({_name(process) for process in left}))
-            note = f"ended {len(left)} processes left from an earlier run: {names}"
+            note = f"ended {len(left)} processes that an earlier run had left"
             self.state.notes.append(note)
             _log.warning(note)
             self._changed.set()
@@ -302,6 +301,8 @@ def main() -> None:
     os.set_inheritable(descriptor, False)
     configure_logging("supervisor", settings.observability.log_level)
     become_subreaper()
+    # We ask GCS over gRPC and fork afterwards; its fork handlers would only complain of that.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     os.chdir(Path("/"))
     code = asyncio.run(Supervisor(resolve(settings)).run())
     sys.exit(code)

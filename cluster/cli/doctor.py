@@ -20,11 +20,8 @@ def doctor(
 ) -> None:
     """Look for what is wrong; each problem comes with its fix."""
     from cluster.doctor import as_json, examine
-    from cluster.layout import Layout, resolve
 
     settings = load()
-    if Layout(settings.home).secrets.is_dir():  # else nothing was started yet: make nothing
-        settings = resolve(settings)
     findings = examine(settings, os.environ)
     report = as_json(findings)
     if show_settings:
