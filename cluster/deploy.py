@@ -104,8 +104,8 @@ def _connect(settings: Settings) -> None:
     say("serve", "starting", "importing")
     loopback.apply()
     import ray
-    import serve_apps.gateway.deployment
 
+    import serve_apps.gateway.deployment
     import serve_apps.llm.deployment  # noqa: F401  (imported while Ray starts)
 
     address = settings.ray.address
@@ -147,8 +147,8 @@ async def _reconcile_agents(settings: Settings) -> None:
 def _run_applications(settings: Settings) -> None:
     from ray import serve
     from ray.serve.config import HTTPOptions
-    from serve_apps.gateway.deployment import build_gateway_app
 
+    from serve_apps.gateway.deployment import build_gateway_app
     from serve_apps.llm.deployment import build_llm_app
 
     say("serve", "starting", "controller and ingress")
