@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
 import threading
 import time
@@ -177,6 +178,19 @@ async def build_house(
         other=two.key,
         redis=redis,
     )
+
+
+def shaped(answer: httpx.Response, status: int, code: str, field: str | None = None) -> Any:
+    """Assert our error shape and give the body."""
+    assert answer.status_code == status, answer.text
+    body = answer.json()
+    assert {"code", "message", "details", "traceId"} <= set(body)
+    assert body["code"] == code, body
+    assert re.fullmatch("[0-9a-f]{32}", body["traceId"])
+    assert answer.headers["x-trace-id"] == body["traceId"]
+    if field is not None:
+        assert body["details"]["field"] == field, body
+    return body
 
 
 async def until(holds: Callable[[], bool]) -> None:

@@ -251,7 +251,7 @@ class Edge:
         worth = status >= 500 or self._access == "all"
         if not worth and self._access == "errors":
             endless = context.route.endswith("/events")
-            worth = status >= 400 or (seconds > self._slow_s and not endless)
+            worth = (status >= 400 and status != 499) or (seconds > self._slow_s and not endless)
         if not worth and failure is None:
             return
         fields = {
