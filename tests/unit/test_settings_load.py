@@ -49,7 +49,9 @@ def test_each_source_wins_over_the_one_before(tmp_path: Path) -> None:
 
 
 def test_a_flag_that_was_not_given_changes_nothing() -> None:
-    assert load_settings({"gateway.port": None}, {"MAILY_GATEWAY__PORT": "8002"}).gateway.port == 8002
+    assert (
+        load_settings({"gateway.port": None}, {"MAILY_GATEWAY__PORT": "8002"}).gateway.port == 8002
+    )
 
 
 def test_the_file_in_home_wins_over_the_one_here(tmp_path: Path) -> None:
@@ -135,7 +137,7 @@ def test_a_wrong_file_names_itself(tmp_path: Path, toml: str, words: list[str]) 
 
 
 def test_a_file_that_was_named_must_exist(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="nowhere.toml does not exist"):
+    with pytest.raises(SettingsError, match=r"nowhere\.toml does not exist"):
         load_settings({}, {}, tmp_path / "nowhere.toml")
 
 
