@@ -35,6 +35,7 @@ from mesh.core.errors import (
 from mesh.llm.admission import Admission
 from mesh.llm.assemble import assemble_chat, assemble_completion
 from mesh.llm.engine import EngineInfo, Wire
+from mesh.llm.forced_tools import as_tool_calls, force_tools
 from mesh.llm.llamacpp_errors import from_chunk, from_exception
 from mesh.llm.run import Run
 from mesh.llm.signals import keep_signal_handlers
@@ -102,10 +103,19 @@ class LlamaCppEngine:
     async def stream_raw(
         self, body: Wire, *, chat: bool, timeout_s: float
     ) -> AsyncGenerator[list[bytes], None]:
-        """Chunks as the JSON bytes that llama.cpp wrote, in bursts of what there is. The first
-        error is raised, never yielded."""
+        """Chunks as the JSON bytes that llama.cpp wrote, in bursts of what there is. An error is
+        raised, never yielded."""
+        forced = force_tools(body) if chat else None
+        bursts = self._generate(forced or body, chat=chat, timeout_s=timeout_s)
+        async with aclosing(as_tool_calls(bursts) if forced else bursts) as chosen:
+            async for burst in chosen:
+                yield burst
+
+    async def _generate(
+        self, body: Wire, *, chat: bool, timeout_s: float
+    ) -> AsyncGenerator[list[bytes], None]:
         self._check_model(body)
-        request = orjson.dumps(_engine_body(body))
+        request = _encode(_engine_body(body))
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         async with self._admission.slot(timeout_s):
@@ -248,6 +258,13 @@ def _engine_body(body: Wire) -> Wire:
     if "seed" in wire:
         wire.setdefault("cache_prompt", False)
     return wire
+
+
+def _encode(body: Wire) -> bytes:
+    try:
+        return orjson.dumps(body)
+    except orjson.JSONEncodeError as exc:  # integers beyond 64 bits
+        raise InvalidInput(f"the request can't be encoded: {exc}", {"field": "body"}) from exc
 
 
 def _start(path: Path, model_id: str, options: LlamaCppOptions, api_key: str) -> Any:

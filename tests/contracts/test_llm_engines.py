@@ -305,3 +305,44 @@ async def test_closed_means_closed() -> None:
         with pytest.raises(Unavailable):
             await engine.chat({"messages": USER, "max_tokens": 2}, timeout_s=LIMIT_S)
         assert engine.statistics()["active"] == 0
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "add"}}])
+async def test_a_demanded_tool_is_called(engine: Engine, choice: str | dict[str, Any]) -> None:
+    if isinstance(engine, RemoteEngine):
+        pytest.skip("tools are up to the server over there")
+    number = {"type": "integer", "minimum": 0, "maximum": 9}
+    body: dict[str, Any] = {
+        "messages": [{"role": "user", "content": "Add 2 and 3"}],
+        "max_tokens": 120,
+        "seed": 1,
+        "tool_choice": choice,
+        "tools": [
+            {
+                "type": "function",
+                "function": {
+                    "name": "add",
+                    "description": "Add two numbers",
+                    "parameters": {
+                        "type": "object",
+                        "properties": {"a": {"$ref": "#/$defs/n"}, "b": {"$ref": "#/$defs/n"}},
+                        "required": ["a", "b"],
+                        "$defs": {"n": number},
+                    },
+                },
+            }
+        ],
+    }
+    answer = await engine.chat(body, timeout_s=LIMIT_S)
+    assert answer["choices"][0]["finish_reason"] == "tool_calls"
+    message = answer["choices"][0]["message"]
+    assert message["content"] is None
+    [call] = message["tool_calls"]
+    assert call["function"]["name"] == "add"
+    assert set(json.loads(call["function"]["arguments"])) == {"a", "b"}
+    chunks = await collect(engine.stream_chat(body | {"stream": True}, timeout_s=LIMIT_S))
+    deltas = [c["delta"] for chunk in chunks for c in chunk["choices"]]
+    assert not [d for d in deltas if d.get("content")]
+    assert [d["tool_calls"][0]["function"] for d in deltas if "tool_calls" in d] == [
+        call["function"]
+    ]
