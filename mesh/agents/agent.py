@@ -81,7 +81,7 @@ class AgentOptions:
     """Longest time for one call of the model."""
     reserve_s: float = 0.5
     """With less time than this left the template answers, so that the task still ends well."""
-    temperature: float = 0.15
+    temperature: float = 0.1
     """Of the first try; each further one adds ``temperature_step``."""
     temperature_step: float = 0.25
     grounding: float = 1.0

@@ -134,8 +134,8 @@ class Writer:
         Raises DeadlineExceeded, UnknownModel, and what the stream writer raises.
         """
         context, options = self.context, self.context.options
-        # Word lists of neutral words are English: other languages are held to half of it.
-        factor = options.grounding * (1.0 if context.brief.language[:2] == "en" else 0.5)
+        # Word lists of neutral words are English: others get some leave.
+        factor = options.grounding * (1.0 if context.brief.language[:2] == "en" else 0.8)
         limits = replace(limits, grounding=limits.grounding * factor)
         rejected: list[dict[str, Any]] = []
         waited = 0.0
@@ -174,6 +174,9 @@ class Writer:
                 continue
             mended, repairs = mend(answer.text, self.facts, limits)
             found = [str(problem) for problem in problems(mended, self.facts, limits)]
+            if not mended:
+                # Nothing was left: what took it away says more than "too short".
+                found = repairs + found
             if answer.cut and not limits.sentences:
                 found.append("unfinished: the model ran out of tokens")
             found += also(mended) if also else []
@@ -204,7 +207,7 @@ class Writer:
             "temperature": min(
                 1.2, context.options.temperature + (n - 1) * context.options.temperature_step
             ),
-            "top_p": 0.95,
+            "top_p": 0.9,
             "seed": context.seed(piece, n),
             "max_tokens": limits.max_chars // 3 + 24,
             "response_format": {

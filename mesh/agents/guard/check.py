@@ -182,14 +182,16 @@ _COMMON = _words(
     "these those you your we our us they their i my me he she his her will can may do does have "
     "has had not no so if when where how what which who all any more most some just up out about "
     "into over get there here now too also very come see find make take let's we're you'll it's "
-    "we've you're there's don't please each every new one two only both own while during next go"
+    "we've you're there's don't what's i'm i'll shall few please each "
+    "every new one two only both own while during next go"
 )
 _NEUTRAL = _words(
     "hello welcome thank thanks enjoy join love like great good happy glad look forward visit "
     "discover offer offering available ready bring today shop store team customers friends "
     "friendly share help hope hear check explore browse feel want need meet try start pick choose "
     "time way day place back right best lot things everyone something everything looking hearing "
-    "meeting seeing invite reading including includes comes featuring"
+    "meeting seeing invite reading including includes comes featuring use using keep work "
+    "working stay easily easy whole entire together receive learn know show give bit even"
 )
 """Friendly words that claim nothing: neither for nor against a text."""
 
@@ -202,6 +204,19 @@ def grounding(folded: str, facts: Facts) -> float:
     if not content:
         return 1.0
     return sum(stem(w) in facts.stems for w in content) / len(content)
+
+
+_DEFINES = re.compile(r"\b(?:is|are|was|were|it's|they're|being) (?:an?|the|one|only)\b")
+
+
+def off_topic(sentence: str, facts: Facts, limits: Limits) -> bool:
+    """Whether too little of the sentence comes from the brief.
+
+    "X is a …" states something new about X, so it has to rest on the brief half as much again.
+    """
+    folded = fold(without_tags(sentence))
+    needed = limits.grounding * (1.5 if _DEFINES.search(folded) else 1.0)
+    return grounding(folded, facts) < min(1.0, needed)
 
 
 def _known_host(text: str, facts: Facts) -> bool:

@@ -91,6 +91,9 @@ CLAIMS: tuple[tuple[str, ...], ...] = (
     ("prize", "winner", "win", "lottery", "sweepstake", "gewinn", "raffle", "contest"),
     ("award", "certified", "accredited", "patented", "clinically", "scientifically", "proven"),
     ("best-selling", "bestselling", "bestseller", "number one", "no. 1", "#1", "world's best"),
+    ("luxury", "premium", "high-end"),
+    ("exclusive",),
+    ("organic", "sustainable", "eco-friendly", "climate"),
     ("limited time", "limited-time", "last chance", "today only", "only today", "hurry", "act now"),
     (
         "while supplies",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from mesh.agents.guard import patterns as p
-from mesh.agents.guard.check import Limits, content_problems, grounding, repetition
+from mesh.agents.guard.check import Limits, content_problems, off_topic, repetition
 from mesh.agents.guard.clean import clean
 from mesh.agents.guard.facts import Facts, fold
 from mesh.agents.guard.spam import caps_words
@@ -33,7 +33,7 @@ def mend(text: str, facts: Facts, limits: Limits) -> tuple[str, list[str]]:
         found = content_problems(sentence, facts)
         if found and limits.sentences:
             repairs.append(f"dropped a sentence ({found[0]})")
-        elif limits.sentences and grounding(fold(sentence), facts) < limits.grounding:
+        elif limits.sentences and off_topic(sentence, facts, limits):
             repairs.append("dropped a sentence that is not about the brief")
         elif any(fold(sentence) == fold(other) for other in kept):
             repairs.append("dropped a repeated sentence")

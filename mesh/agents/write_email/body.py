@@ -49,7 +49,10 @@ class BodyWriter:
             again = any(fold(s) in said for s in sentences(text))
             return (["repeats the opening"] if again else []) + prompts.leaks(text, facts)
 
+        # Without a link there is nothing to click: the reader is invited to answer.
         action = str(context.previous["strategy"]["call_to_action"])
+        if not facts.brief.links and facts.brief.language[:2] == "en":
+            action = "Get in touch"
         closing = await writer.write(
             "closing", prompts.closing(facts, action), prompts.CLOSING, also=repeats
         )

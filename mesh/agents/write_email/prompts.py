@@ -17,11 +17,11 @@ from mesh.agents.guard import patterns as p
 from mesh.agents.guard.check import Limits
 from mesh.agents.guard.facts import Facts, fold, stem
 
-SUBJECT = Limits(12, 70, sentences=False, max_exclamations=0, grounding=0.6)
-PREHEADER = Limits(20, 110, max_exclamations=0, grounding=0.6)
+SUBJECT = Limits(12, 70, sentences=False, max_exclamations=0, grounding=0.75)
+PREHEADER = Limits(20, 110, max_exclamations=0, grounding=0.5)
 ANGLE = Limits(20, 200, max_exclamations=0, grounding=0.6)
 OPENING = Limits(40, 300, grounding=0.6)
-CLOSING = Limits(15, 140, grounding=0.7)
+CLOSING = Limits(15, 140, grounding=0.5)
 
 _LANGUAGES = {
     "de": "German",
@@ -73,9 +73,21 @@ _PARAGRAPHS = (
 _CLOSINGS = (
     ("See the classes", "Come and see the classes, we look forward to hearing from you."),
     ("Order the novel", "Order the novel, we look forward to hearing from you."),
-    ("Book a repair", "Book a repair, we look forward to hearing from you."),
+    ("Timetable", "Have a look at the timetable, we look forward to hearing from you."),
 )
-_MARKS = ("gym", "yoga", "towel", "crime", "novel", "ana", "ruiz", "signed", "bike", "repair")
+_MARKS = (
+    "gym",
+    "yoga",
+    "towel",
+    "crime",
+    "novel",
+    "ana",
+    "ruiz",
+    "signed",
+    "bike",
+    "repair",
+    "timetable",
+)
 """Words of the examples that have no business in an answer unless the brief holds them."""
 
 
