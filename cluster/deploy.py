@@ -15,6 +15,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import asyncpg
@@ -152,25 +153,43 @@ def _run_applications(settings: Settings) -> None:
     from serve_apps.llm.deployment import build_llm_app
 
     say("serve", "starting", "controller and ingress")
-    serve.start(
-        http_options=HTTPOptions(
-            host=settings.gateway.host,
-            port=settings.gateway.port,
-            request_timeout_s=None,  # the gateway keeps its own deadlines
+    options = HTTPOptions(
+        host=settings.gateway.host,
+        port=settings.gateway.port,
+        request_timeout_s=None,  # the gateway keeps its own deadlines
+    )
+    # serve.start returns when the ingress is ready. Replicas need not wait for that: they are
+    # deployed as soon as there is a controller.
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        ingress = pool.submit(serve.start, http_options=options)
+        _until_controller(ingress)
+        for part in ("llm", "embedder", "gateway"):
+            say(part, "starting", "")
+        serve.run_many(
+            [
+                serve.RunTarget(build_llm_app(settings), name=LLM_APP, route_prefix=None),
+                serve.RunTarget(build_gateway_app(settings), name=GATEWAY_APP, route_prefix="/"),
+            ],
+            wait_for_ingress_deployment_creation=False,
+            wait_for_applications_running=False,
         )
-    )
+        ingress.result()
     say("serve", "ready", "HAProxy" if settings.gateway.haproxy else "Serve's proxy")
-    for part in ("llm", "embedder", "gateway"):
-        say(part, "starting", "")
-    serve.run_many(
-        [
-            serve.RunTarget(build_llm_app(settings), name=LLM_APP, route_prefix=None),
-            serve.RunTarget(build_gateway_app(settings), name=GATEWAY_APP, route_prefix="/"),
-        ],
-        wait_for_ingress_deployment_creation=False,
-        wait_for_applications_running=False,
-    )
     _until_running(serve)
+
+
+def _until_controller(starting: Future[None]) -> None:
+    import ray
+    from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
+
+    while not starting.done():
+        try:
+            ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+        except ValueError:  # not yet
+            time.sleep(0.05)
+        else:
+            return
+    starting.result()
 
 
 def _until_running(serve: Any) -> None:

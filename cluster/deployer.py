@@ -114,6 +114,7 @@ class Deployer:
                 if part.phase != word["phase"]:
                     part.since = time.time()
                 part.phase, part.detail = word["phase"], word["detail"]
+                _log.info("deploying", **word)
                 self._changed()
 
     async def _end(self) -> None:

@@ -116,7 +116,7 @@ class RayHead(Service):
             f"--max-worker-port={ray.worker_port_max}",
             *(f"--num-cpus={cpus}", f"--object-store-memory={ray.object_store_bytes}"),
             f"--temp-dir={self.layout.ray_temp}",
-            *("--disable-usage-stats", "--no-monitor", "--block"),
+            *("--disable-usage-stats", "--no-monitor", "--include-log-monitor=false", "--block"),
         ]
 
     def environ(self) -> dict[str, str]:
