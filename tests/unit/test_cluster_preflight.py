@@ -66,9 +66,7 @@ def test_a_closed_port_is_free_again_at_once() -> None:
     check_ports({"gateway.port": port})
 
 
-def test_a_full_disk_is_told_with_figures(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_told_with_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "free_bytes", lambda path: 12_000_000)
     with pytest.raises(Failure) as caught:
         check_disk(Settings(home=tmp_path), 500_000_000)
