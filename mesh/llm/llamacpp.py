@@ -38,7 +38,6 @@ from mesh.llm.engine import EngineInfo, Wire
 from mesh.llm.forced_tools import as_tool_calls, force_tools
 from mesh.llm.llamacpp_errors import from_chunk, from_exception
 from mesh.llm.run import Run
-from mesh.llm.signals import keep_signal_handlers
 
 _PROGRESS = b'"prompt_progress":'
 _TIMINGS = b'"timings":'
@@ -288,8 +287,7 @@ def _start(path: Path, model_id: str, options: LlamaCppOptions, api_key: str) ->
     params.endpoint_slots = False
     params.verbosity = -1
     try:
-        with keep_signal_handlers():
-            return xllamacpp.Server(params)
+        return xllamacpp.Server(params)
     except (RuntimeError, ValueError) as exc:
         raise EngineError(f"llama.cpp can't load {path.name}: {exc}") from exc
 
