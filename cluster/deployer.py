@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from cluster.embedded.ray_head import ray_environment
 from cluster.failures import START_FAILED, Failure
@@ -27,6 +27,8 @@ MAX_BACKOFF_S = 30.0
 
 
 class Deployer:
+    command: Sequence[str] = (sys.executable, "-m", "cluster.deploy")
+
     def __init__(self, settings: Settings, layout: Layout, changed: Callable[[], None]) -> None:
         self._settings = settings
         self._layout = layout
@@ -60,7 +62,7 @@ class Deployer:
         self._changed()
 
     async def _keep(self, head: Runner) -> None:
-        deployed = head.generation
+        deployed = 1  # the first deployment went onto the first start, whatever came since
         backoff = 0.5
         while True:
             await asyncio.sleep(0.2)
@@ -84,7 +86,7 @@ class Deployer:
         log = self._layout.logs / "deploy.log"
         with log.open("ab") as errors:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "cluster.deploy"),
+                *self.command,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=errors,
