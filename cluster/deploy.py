@@ -147,6 +147,7 @@ async def _reconcile_agents(settings: Settings) -> None:
 
 def _run_applications(settings: Settings) -> None:
     from ray import serve
+    from ray.exceptions import RayActorError
     from ray.serve.config import HTTPOptions
 
     from serve_apps.gateway.deployment import build_gateway_app
@@ -173,7 +174,12 @@ def _run_applications(settings: Settings) -> None:
             wait_for_ingress_deployment_creation=False,
             wait_for_applications_running=False,
         )
-        ingress.result()
+        try:
+            ingress.result()
+        except RayActorError as error:
+            # Serve replaced an ingress that was slow to start; whether the new one serves is
+            # asked through it, at the end.
+            say("serve", "starting", f"the ingress was replaced: {error}"[:300])
     say("serve", "ready", "HAProxy" if settings.gateway.haproxy else "Serve's proxy")
     _until_running(serve)
 

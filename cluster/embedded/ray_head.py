@@ -64,6 +64,9 @@ def ray_environment(settings: Settings, layout: Layout) -> dict[str, str]:
         "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(gateway.direct_port_max - 1),
         # A dead HAProxy is noticed in about 3 s instead of 30 (three failed checks in a row).
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+        # On a busy machine it needs more than the 5 s after which it would be killed and tried
+        # anew, again and again.
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "45",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(DRAIN_S),
         "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": str(DRAIN_S),
     }
