@@ -236,6 +236,12 @@ def _last_line(message: object) -> str:
     return lines[-1] if lines else ""
 
 
+def _brief(error: BaseException) -> str:
+    """The first and the last line: an error that crossed processes carries a traceback."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " … ".join(dict.fromkeys(line[:300] for line in (lines[:1] + lines[-1:])))
+
+
 def _phase_of(status: str) -> Phase:
     match status:
         case "HEALTHY":
@@ -274,7 +280,7 @@ def main() -> None:
         asyncio.run(deploy(settings, Layout(settings.home)))
     except Exception as error:
         traceback.print_exc()
-        say("serve", "failed", f"{type(error).__name__}: {error}"[:1_000])
+        say("serve", "failed", f"{type(error).__name__}: {_brief(error)}")
         sys.exit(1)
     # Ray's own exit would wait for what it holds; detached actors and Serve live on regardless.
     sys.stdout.flush()

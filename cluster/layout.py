@@ -9,8 +9,8 @@
     logs/             one file a service; Ray's own lie under run/ray/session_latest/logs
     run/              lock, state.json, metrics/; gone things are no loss
 
-Unix socket paths end at 107 bytes, and Ray's are 64 long on their own. So sockets and Ray's
-session live in ``run/`` only when that path is short, else in a private directory under /tmp
+Unix socket paths end at 107 bytes, and Ray's and HAProxy's are long on their own. So sockets and
+Ray's session live in ``run/`` only when that path is short, else in a private directory under /tmp
 named after the home (refused when someone else made it).
 """
 
@@ -29,8 +29,9 @@ from pydantic import SecretStr
 from cluster.failures import START_FAILED, Failure
 from mesh.core.settings import Settings
 
-MAX_SOCKET_BASE = 39
-"""Longest runtime directory, in bytes, that still leaves room for Ray's socket names."""
+MAX_SOCKET_BASE = 31
+"""Longest runtime directory, in bytes, that still leaves room for the names below it: Ray's take
+64 of 107 bytes, HAProxy's (``h/``, Serve's node id of 56 digits, ``/m.sock``) 66 of 97."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,10 @@ class Layout:
     @property
     def evm_state(self) -> Path:
         return self.home / "data" / "evm" / "state.json"
+
+    @property
+    def haproxy_sockets(self) -> Path:
+        return self.runtime / "h"
 
     @property
     def ray_temp(self) -> Path:

@@ -207,8 +207,7 @@ class Supervisor:
         )
         await asyncio.to_thread(end, left, 1.0)
         await asyncio.to_thread(forget_sockets, self.layout)
-        if self.layout.runtime != self.layout.run:
-            shutil.rmtree(self.layout.runtime / "haproxy", ignore_errors=True)
+        shutil.rmtree(self.layout.haproxy_sockets, ignore_errors=True)
         if not failed:
             self.state.phase = "stopped"
         self.state.processes = []

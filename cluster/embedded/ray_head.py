@@ -28,7 +28,10 @@ SESSIONS_KEPT = 3
 def ray_environment(settings: Settings, layout: Layout) -> dict[str, str]:
     """Variables of the head, of every worker (they inherit them) and of every driver."""
     gateway = settings.gateway
-    run = layout.runtime
+    # HAProxy's own directory: Serve adds the node's id (56 digits), and HAProxy takes paths of at
+    # most 97 bytes. So every name here is short; see Layout.
+    sockets = layout.haproxy_sockets
+    sockets.mkdir(mode=0o700, exist_ok=True)
     variables = {
         INSTANCE_VARIABLE: layout.instance,
         SETTINGS_VARIABLE: settings_to_json(settings),
@@ -49,11 +52,11 @@ def ray_environment(settings: Settings, layout: Layout) -> dict[str, str]:
         LOOPBACK_VARIABLE: "1",
         "RAY_AUTH_TOKEN": layout.secret("ray-token"),
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(write_wrapper(layout, settings)),
-        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(run / "haproxy" / "haproxy.cfg"),
-        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(run / "haproxy" / "admin.sock"),
-        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(run / "haproxy" / "metrics.sock"),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(run / "haproxy"),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(run / "haproxy" / "server-state"),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(sockets / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(sockets / "a.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(sockets / "m.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(sockets),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(sockets / "server-state"),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(gateway.haproxy_metrics_port),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(gateway.haproxy_stats_port),
         "RAY_SERVE_HAPROXY_NBTHREAD": str(threads),
@@ -102,6 +105,7 @@ class RayHead(Service):
         if self.end_orphans is not None:
             self.end_orphans()
         self.layout.ray_temp.mkdir(exist_ok=True)
+        shutil.rmtree(self.layout.haproxy_sockets, ignore_errors=True)  # of nodes that are gone
         sessions = sorted(self.layout.ray_temp.glob("session_2*"), key=lambda path: path.name)
         for session in sessions[: -SESSIONS_KEPT + 1 or None]:
             shutil.rmtree(session, ignore_errors=True)
@@ -160,7 +164,7 @@ def is_of_ray(process: psutil.Process, layout: Layout) -> bool:
         return bool(command) and (
             command[0].startswith("ray::")
             or any(str(layout.ray_temp) in part for part in command)
-            or any(str(layout.runtime / "haproxy") in part for part in command)
+            or any(str(layout.haproxy_sockets) in part for part in command)
         )
     return False
 

@@ -14,12 +14,14 @@ from cluster.layout import Layout, resolve, write_private
 from mesh.core.settings import Settings, load_settings
 
 RAYS_OWN = len("/ray/session_2026-11-24_02-16-33_123456_1234567/sockets/plasma_store")
+HAPROXYS_OWN = len("/" + "f" * 56 + "/m.sock")
 
 
-@pytest.mark.parametrize("depth", [1, 5, 20, 60])
+@pytest.mark.parametrize("depth", [0, 1, 2, 3, 20, 60])
 def test_socket_paths_fit_however_deep_the_home_lies(depth: int) -> None:
-    layout = Layout(Path("/home/someone") / "/".join(["deeper"] * depth))
+    layout = Layout(Path("/home/someone") / "/".join(["deep"] * depth))
     assert len(os.fsencode(layout.runtime)) + RAYS_OWN <= 107
+    assert len(os.fsencode(layout.haproxy_sockets)) + HAPROXYS_OWN <= 97
     assert len(os.fsencode(layout.postgres_sockets / ".s.PGSQL.5432")) <= 107
 
 
