@@ -209,8 +209,10 @@ async def test_killed_in_the_middle(client: ServeLLMClient) -> None:
 async def test_killed_before_the_first_token(client: ServeLLMClient) -> None:
     """Nothing was said yet: the caller sees none of it."""
     pid = (await client.info())["pid"]
-    long = [{"role": "user", "content": "word " * 1_500}]  # seconds until its first token
-    task = asyncio.create_task(client.chat({"messages": long, "max_tokens": 2}, timeout_s=LIMIT_S))
+    long = [{"role": "user", "content": "word " * 500}]  # seconds until its first token
+    task = asyncio.create_task(
+        client.chat({"messages": long, "max_tokens": 2, "ignore_eos": True}, timeout_s=LIMIT_S)
+    )
     await busy(client)
     os.kill(pid, signal.SIGKILL)
     assert (await task)["usage"]["completion_tokens"] == 2
