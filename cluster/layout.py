@@ -89,7 +89,8 @@ class Layout:
 
     @property
     def postgres_sockets(self) -> Path:
-        return self.runtime / "pg"
+        """Beside the runtime directory, not in it: as root, another user owns and reaches it."""
+        return self.runtime.with_name(f"{self.runtime.name}-pg")
 
     @property
     def valkey_data(self) -> Path:
@@ -114,12 +115,14 @@ class Layout:
     def make(self) -> None:
         """Create the directories. Failure when one can't be made or belongs to someone else."""
         try:
-            self.home.mkdir(parents=True, exist_ok=True)
-            for path in (self.run, self.logs, self.metrics, self.home / "data"):
-                path.mkdir(exist_ok=True)
-            self.secrets.mkdir(mode=0o700, exist_ok=True)
-            self.secrets.chmod(0o700)
-            self.runtime.mkdir(mode=0o700, exist_ok=True)
+            self.home.parent.mkdir(parents=True, exist_ok=True)
+            for path in (self.home, self.home / "data"):
+                path.mkdir(mode=0o700, exist_ok=True)
+            # Ray opens its own directories to everyone: these keep everyone else out of them.
+            for path in (self.run, self.logs, self.metrics, self.secrets, self.runtime):
+                path.mkdir(mode=0o700, exist_ok=True)
+                if path.lstat().st_uid == os.getuid():
+                    path.chmod(0o700)
         except OSError as error:
             raise Failure(
                 f"{error.filename or self.home} can't be made: {error.strerror}",

@@ -121,8 +121,14 @@ class Postgres(Service):
         account = _account()
         sockets = self.layout.postgres_sockets
         for path in (self.data, sockets):
-            path.mkdir(parents=True, exist_ok=True)
-            if account is not None and path.stat().st_uid != account.pw_uid:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            owner = path.lstat().st_uid
+            if path.is_symlink() or owner not in {os.geteuid(), account and account.pw_uid}:
+                raise Failure(
+                    f"{path} was made by user {owner}, not by us", f"remove it: rm -rf {path}",
+                    START_FAILED,
+                )  # fmt: skip
+            if account is not None and owner != account.pw_uid:
                 os.chown(path, account.pw_uid, account.pw_gid)
             path.chmod(0o700)
         if account is not None:

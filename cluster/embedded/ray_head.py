@@ -171,7 +171,7 @@ def is_of_ray(process: psutil.Process, layout: Layout) -> bool:
 
 def forget_sockets(layout: Layout) -> None:
     """Remove socket files that Ray, HAProxy and the databases left in our directories."""
-    for path in layout.runtime.rglob("*"):
+    for path in (*layout.runtime.rglob("*"), *layout.postgres_sockets.glob(".s.PGSQL.*")):
         with contextlib.suppress(OSError):
-            if path.is_socket():
+            if path.is_socket() or path.name.endswith(".lock"):
                 path.unlink()

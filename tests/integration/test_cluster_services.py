@@ -31,7 +31,9 @@ def home() -> Iterator[Path]:
     # would close the way to it (pytest-of-root becomes 0700 whenever one starts).
     folder = Path(tempfile.mkdtemp(prefix="maily-services-"))
     yield folder
-    shutil.rmtree(folder, ignore_errors=True)
+    layout = Layout(folder)
+    for path in (folder, layout.runtime, layout.postgres_sockets):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 @pytest_asyncio.fixture(loop_scope="session")

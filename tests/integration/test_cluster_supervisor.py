@@ -107,7 +107,9 @@ def folder() -> Iterator[Path]:
     # Not pytest's own: see test_cluster_services.
     folder = Path(tempfile.mkdtemp(prefix="maily-supervisor-"))
     yield folder
-    shutil.rmtree(folder, ignore_errors=True)
+    layout = Layout(folder / "home")
+    for path in (folder, layout.runtime, layout.postgres_sockets):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 @pytest.fixture
@@ -125,7 +127,8 @@ def test_it_leaves_no_process_and_no_socket(folder: Path, port: int) -> None:
         assert process.wait(30) == 0
     assert [one for one in seen if one and one.is_running() and one.status() != "zombie"] == []
     assert find_instance(layout.instance, (), (layout.postgres_data,)) == []
-    assert [p for p in layout.runtime.rglob("*") if p.is_socket()] == []
+    places = [*layout.runtime.rglob("*"), *layout.postgres_sockets.rglob("*")]
+    assert [place for place in places if place.is_socket()] == []
     assert not is_locked(layout.lock)
     assert state_of(layout).phase == "stopped"
 

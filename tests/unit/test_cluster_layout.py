@@ -42,6 +42,14 @@ def test_secrets_are_private_and_stay(tmp_path: Path) -> None:
     assert stat.S_IMODE(layout.secrets.stat().st_mode) == 0o700
 
 
+def test_nobody_else_gets_into_what_ray_leaves_open(tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "home")
+    layout.make()
+    for path in (layout.run, layout.runtime, layout.logs, layout.metrics):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o700
+    assert layout.runtime not in layout.postgres_sockets.parents
+
+
 def test_processes_that_make_a_secret_at_once_agree(tmp_path: Path) -> None:
     layout = Layout(tmp_path / "home")
     layout.make()
