@@ -38,6 +38,8 @@ def ray_environment(settings: Settings, layout: Layout) -> dict[str, str]:
         "PROMETHEUS_MULTIPROC_DIR": str(layout.metrics),
         "RAY_AUTH_MODE": "token",
         "RAY_USAGE_STATS_ENABLED": "0",
+        # Ray starts workers at nice 15: on a busy machine the engine and the gateway would starve.
+        "RAY_worker_niceness": "0",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_ENABLE_HA_PROXY": "1" if gateway.haproxy else "0",
         # llama.cpp's and torch's threads are set by us, not guessed from the core count.
