@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -53,6 +54,7 @@ def serve_instance() -> Iterator[None]:
     yield
     serve.shutdown()
     ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
