@@ -50,8 +50,9 @@ REAP_EVERY_S = 1.0
 
 
 class Supervisor:
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    def __init__(self, given: Settings) -> None:
+        self.given = given
+        settings = self.settings = resolve(given)
         self.layout = Layout(settings.home)
         own = psutil.Process()
         self._earlier = read_state(self.layout)
@@ -72,11 +73,13 @@ class Supervisor:
     def _services(self) -> list[Service]:
         if self.settings.profile != "embedded":
             return []
-        services: list[Service] = [
-            Postgres(self.settings, self.layout),
-            Valkey(self.settings, self.layout),
-        ]
-        if self.settings.evm.enabled and self.settings.evm.url is not None:
+        # A service whose address was given is somebody else's to run.
+        services: list[Service] = []
+        if self.given.postgres.url is None:
+            services.append(Postgres(self.settings, self.layout))
+        if self.given.redis.url is None:
+            services.append(Valkey(self.settings, self.layout))
+        if self.given.evm.enabled and self.given.evm.url is None:
             services.append(EvmNode(self.settings, self.layout))
         head = RayHead(self.settings, self.layout)
         head.end_orphans = self._end_orphans
@@ -303,7 +306,7 @@ def main() -> None:
     # We ask GCS over gRPC and fork afterwards; its fork handlers would only complain of that.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     os.chdir(Path("/"))
-    code = asyncio.run(Supervisor(resolve(settings)).run())
+    code = asyncio.run(Supervisor(settings).run())
     sys.exit(code)
 
 

@@ -73,13 +73,17 @@ def main() -> None:
 
 def _explain(error: Exception) -> None:
     from cluster.failures import USAGE, Failure
-    from mesh.core.errors import MailyError
+    from mesh.core.errors import InvalidInput, MailyError, NotFound
     from mesh.core.settings import SettingsError
 
     if isinstance(error, Failure):
         console.stop(error.message, error.fix, error.exit_code)
     if isinstance(error, SettingsError):
         console.stop(str(error), "correct it, or remove it to use the default", USAGE)
+    if isinstance(error, InvalidInput | NotFound):
+        known = error.details.get("known")
+        fix = f"one of {', '.join(known)}" if known else "correct it; --help says what it takes"
+        console.stop(error.message, fix, USAGE)
     if isinstance(error, MailyError):
         details = f" {error.details}" if error.details else ""
         console.stop(f"{error.message}{details}", "`maily status` says which part is unwell", 1)

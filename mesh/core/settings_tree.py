@@ -217,7 +217,7 @@ class Settings(BaseSettings):
         return (init_settings,)
 
     @model_validator(mode="after")
-    def _external_names_its_services(self) -> Self:
+    def _services_fit_the_profile(self) -> Self:
         if self.profile == "external":
             missing = [
                 name
@@ -230,6 +230,11 @@ class Settings(BaseSettings):
             ]
             if missing:
                 raise ValueError(f"profile 'external' needs {', '.join(missing)}")
+        elif self.ray.address not in (None, f"127.0.0.1:{self.ray.port}"):
+            raise ValueError(
+                f"ray.address (RAY_ADDRESS) is {self.ray.address!r}, but profile 'embedded' runs "
+                "its own Ray: unset it, or use profile 'external'"
+            )
         return self
 
     @property

@@ -97,6 +97,7 @@ def test_lists_are_written_with_commas_or_as_json() -> None:
         ({"MAILY_GATEWAY__HAPROXY": "perhaps"}, ["gateway.haproxy", "true or false"]),
         ({"MAILY_LLM__SHA256": "12"}, ["llm.sha256", "[0-9a-f]{64}"]),
         ({"MAILY_PROFILE": "external"}, ["MAILY_POSTGRES_URL", "MAILY_REDIS_URL", "RAY_ADDRESS"]),
+        ({"RAY_ADDRESS": "10.0.0.1:6379"}, ["RAY_ADDRESS", "10.0.0.1:6379", "external"]),
         ({"MAILY_LLM__ENGINE": "openai"}, ["llm", "remote_url"]),
         ({"MAILY_POSTGRES__POOL_MIN": "9"}, ["postgres", "pool_min", "pool_max"]),
         ({"MAILY_AGENTS__HEARTBEAT_S": "2"}, ["agents", "heartbeat_s", "lease_s"]),
