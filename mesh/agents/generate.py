@@ -209,6 +209,9 @@ class Writer:
             ),
             "top_p": 0.9,
             "seed": context.seed(piece, n),
+            # The examples before every question are the same: reading them anew costs more than
+            # the answer. The price is rounding: a seed repeats an answer almost always, not always.
+            "cache_prompt": True,
             "max_tokens": limits.max_chars // 3 + 24,
             "response_format": {
                 "type": "json_schema",

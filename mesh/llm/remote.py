@@ -179,7 +179,9 @@ class RemoteEngine:
                 f"there is no model {str(body['model'])[:100]!r} here; there is {self.model_id!r}",
                 {"field": "model"},
             )
-        return body | {"model": self.model_id}
+        # cache_prompt is llama.cpp's own; other servers refuse fields that they do not know.
+        known = {name: value for name, value in body.items() if name != "cache_prompt"}
+        return known | {"model": self.model_id}
 
     @asynccontextmanager
     async def _guarded(self, timeout_s: float) -> AsyncIterator[None]:
