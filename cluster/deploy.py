@@ -16,6 +16,7 @@ import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import asyncpg
@@ -45,10 +46,13 @@ async def deploy(settings: Settings, layout: Layout) -> None:
     cluster = asyncio.create_task(asyncio.to_thread(_connect, settings))
     try:
         await asyncio.gather(database, cluster)
-        agents = asyncio.create_task(_reconcile_agents(settings))
+        # The replicas take longest (models are loaded), so their processes are asked for first.
+        submitted = asyncio.Event()
+        submit = partial(asyncio.get_running_loop().call_soon_threadsafe, submitted.set)
+        applications = asyncio.create_task(asyncio.to_thread(_run_applications, settings, submit))
+        agents = asyncio.create_task(_reconcile_agents(settings, submitted))
         try:
-            await asyncio.to_thread(_run_applications, settings)
-            await agents
+            await asyncio.gather(applications, agents)
         finally:
             agents.cancel()
         await _gateway_answers(settings)
@@ -137,7 +141,8 @@ def _until_gcs(address: str) -> None:
             return
 
 
-async def _reconcile_agents(settings: Settings) -> None:
+async def _reconcile_agents(settings: Settings, after: asyncio.Event) -> None:
+    await after.wait()
     from actors.reconcile import reconcile
 
     say("agents", "starting", "coordinator and workers")
@@ -145,7 +150,7 @@ async def _reconcile_agents(settings: Settings) -> None:
     say("agents", "ready", str(report))
 
 
-def _run_applications(settings: Settings) -> None:
+def _run_applications(settings: Settings, submitted: Callable[[], object]) -> None:
     from ray import serve
     from ray.exceptions import RayActorError
     from ray.serve.config import HTTPOptions
@@ -174,6 +179,7 @@ def _run_applications(settings: Settings) -> None:
             wait_for_ingress_deployment_creation=False,
             wait_for_applications_running=False,
         )
+        submitted()
         try:
             ingress.result()
         except RayActorError as error:
