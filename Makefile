@@ -73,10 +73,10 @@ imports: install-dev ## the layers: cluster over serve_apps over actors over mes
 	$(BIN)/lint-imports
 
 bench: install-dev ## the gateway beside llama.cpp's own server: JSON and a table
-	$(BIN)/python benchmarks/gateway.py
+	$(BIN)/python -m benchmarks.gateway $(if $(FULL),--full)
 
 show-gateway: install-dev ## every claim measured on a running instance (FULL=1: full sizes)
-	$(BIN)/python benchmarks/show_gateway.py $(if $(FULL),--full)
+	$(BIN)/python -m benchmarks.show.gateway $(if $(FULL),--full)
 
 # Everything but torch and its companions, with hashes; no index and no host is written down.
 COMPILE := CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --generate-hashes \

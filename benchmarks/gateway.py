@@ -58,7 +58,6 @@ def body(target: Target, n: int, tokens: int) -> dict[str, Any]:
         ],
         "max_tokens": tokens,
         "temperature": 0.0,
-        "seed": n,
     }
 
 
@@ -87,10 +86,15 @@ async def bare_server(instance: Instance) -> AsyncIterator[Target]:
         await process.wait()
 
 
+def open_session() -> aiohttp.ClientSession:
+    """A connection for each request, on both sides: llama.cpp's server closes idle ones at will."""
+    connector = aiohttp.TCPConnector(limit=0, force_close=True)
+    return aiohttp.ClientSession(connector=connector, read_bufsize=2**20)
+
+
 async def throughput(target: Target, streams: int, tokens: int, n: int) -> float:
     """Tokens per second over ``streams`` answers at once."""
-    connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(connector=connector, read_bufsize=2**20) as session:
+    async with open_session() as session:
         started = time.perf_counter()
         runs: list[ChatRun] = await asyncio.gather(
             *(
@@ -103,7 +107,7 @@ async def throughput(target: Target, streams: int, tokens: int, n: int) -> float
 
 async def first_tokens(target: Target, count: int, n: int) -> list[float]:
     """Time to first token of ``count`` answers, one after another."""
-    async with aiohttp.ClientSession() as session:
+    async with open_session() as session:
         return [
             (await stream_chat(session, target.url, target.key, body(target, n + i, 2))).ttft_s
             for i in range(count)
@@ -116,7 +120,7 @@ async def measure(instance: Instance, full: bool) -> Report:
         "Gateway against llama.cpp's own HTTP server",
         {
             "model": instance.model,
-            "engine options": " ".join(instance.engine_arguments()[2:]),
+            "engine options": instance.engine_arguments()[-1],
             "rounds": rounds,
             "tokens per answer": tokens,
         },

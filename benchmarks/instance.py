@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,20 +68,13 @@ class Instance:
         return descendants(self.supervisor)
 
     def engine_arguments(self) -> list[str]:
-        """For ``benchmarks.bare_llama``: the options that the runtime gives its engine."""
+        """For ``benchmarks.bare_llama``: the very options that the runtime gives its engine."""
         from mesh.llm.store import ModelStore
-        from serve_apps.llm.engines import default_threads
+        from serve_apps.llm.engines import llamacpp_options
 
         llm = self.settings.llm
         path = ModelStore(self.settings.store_directory).require(llm.source)
-        threads = llm.threads or default_threads()
-        return [
-            "--model", str(path),
-            "--threads", str(threads),
-            "--threads-batch", str(threads),
-            "--slots", str(llm.slots),
-            "--context", str(llm.context_tokens),
-        ]  # fmt: skip
+        return [str(path), llm.model, json.dumps(asdict(llamacpp_options(llm)))]
 
     async def expired_token(self) -> str:
         """A token that the instance signed and that ran out an hour ago."""

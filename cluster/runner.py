@@ -24,6 +24,7 @@ _log = get_logger("supervisor")
 
 PROBE_EVERY_S = 2.0
 PROBE_LIMIT_S = 3.0
+STOP_AGAIN_S = 1.0
 FORGIVEN_AFTER_S = 30.0
 MAX_BACKOFF_S = 10.0
 MAX_LOG_BYTES = 20_000_000
@@ -60,9 +61,11 @@ class Runner:
         """Stop in order; SIGKILL after the service's own limit. Idempotent."""
         self._stopping = True
         if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            # Once is not enough: Python 3.11's wait_for, inside a probe's client library, may
+            # swallow a cancellation that arrives together with the answer.
+            while not self._task.done():
+                self._task.cancel()
+                await asyncio.wait({self._task}, timeout=STOP_AGAIN_S)
             self._task = None
         if self._process is not None:
             self._say("stopping")
@@ -76,6 +79,8 @@ class Runner:
             assert self._process is not None
             healthy_since = time.monotonic()
             reason = await self._until_unwell(self._process)
+            if self._stopping:
+                return
             self.ready.clear()
             if time.monotonic() - healthy_since > FORGIVEN_AFTER_S:
                 backoff = 0.0
@@ -98,7 +103,7 @@ class Runner:
         exited = asyncio.create_task(process.wait())
         last_answer = time.monotonic()
         try:
-            while True:
+            while not self._stopping:
                 done, _ = await asyncio.wait({exited}, timeout=PROBE_EVERY_S)
                 if done:
                     return f"it ended ({_exit_words(process.returncode)})"
@@ -109,6 +114,7 @@ class Runner:
                         self._say("ready")
                 elif time.monotonic() - last_answer > self.service.unresponsive_s:
                     return f"no answer for {self.service.unresponsive_s:.0f} s: {problem}"
+            return "stopping"
         finally:
             exited.cancel()
 

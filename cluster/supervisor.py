@@ -223,7 +223,8 @@ class Supervisor:
             await asyncio.to_thread(self._record_processes)
             self._save()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), WRITE_AT_LEAST_EVERY_S)
+                async with asyncio.timeout(WRITE_AT_LEAST_EVERY_S):
+                    await self._changed.wait()
             await asyncio.sleep(0.05)  # several changes at once are one write
 
     def _record_processes(self) -> None:

@@ -64,6 +64,9 @@ class LlamaCppOptions:
     stops."""
     poll: int = 50
     """0 to 100: how long idle compute threads spin before they sleep."""
+    prompt_cache_mib: int = 256
+    """Memory for prompts that have lost their slot. Questions that begin alike (agents' worked
+    examples) then need not be read anew: twice the requests per second in the email pipeline."""
 
 
 class LlamaCppEngine:
@@ -266,9 +269,8 @@ def _encode(body: Wire) -> bytes:
         raise InvalidInput(f"the request can't be encoded: {exc}", {"field": "body"}) from exc
 
 
-def _start(path: Path, model_id: str, options: LlamaCppOptions, api_key: str) -> Any:
-    if not path.is_file():
-        raise Unavailable(f"the model file {path.name} is missing: run `maily models pull`")
+def server_params(path: Path, model_id: str, options: LlamaCppOptions, api_key: str) -> Any:
+    """llama.cpp's parameters; the benchmark gives the same ones to its bare server."""
     params = xllamacpp.CommonParams()
     params.model.path = str(path)
     params.model_alias = {model_id}
@@ -280,14 +282,20 @@ def _start(path: Path, model_id: str, options: LlamaCppOptions, api_key: str) ->
     params.cpuparams_batch.n_threads = options.batch_threads
     params.cpuparams.poll = options.poll
     params.cpuparams_batch.poll = options.poll
-    params.cache_ram_mib = 0  # the slots' own caches are enough, and they are bounded
+    params.cache_ram_mib = options.prompt_cache_mib
     params.api_keys = [api_key]
     params.n_threads_http = 1
     params.ui = False
     params.endpoint_slots = False
     params.verbosity = -1
+    return params
+
+
+def _start(path: Path, model_id: str, options: LlamaCppOptions, api_key: str) -> Any:
+    if not path.is_file():
+        raise Unavailable(f"the model file {path.name} is missing: run `maily models pull`")
     try:
-        return xllamacpp.Server(params)
+        return xllamacpp.Server(server_params(path, model_id, options, api_key))
     except (RuntimeError, ValueError) as exc:
         raise EngineError(f"llama.cpp can't load {path.name}: {exc}") from exc
 

@@ -7,7 +7,6 @@ import contextlib
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 
-from mesh.resilience.ratelimit import RateLimiter
 from redis.exceptions import RedisError
 
 from actors.context import ProcessContext
@@ -17,6 +16,7 @@ from mesh.core import metrics
 from mesh.core.errors import MailyError, Unavailable
 from mesh.core.logging import get_logger
 from mesh.core.settings import Settings
+from mesh.resilience.ratelimit import RateLimiter
 from mesh.security.keys import KeyService
 from mesh.security.tokens import TokenService
 from serve_apps.gateway.app import create_app

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mesh.core.settings import LLMSettings
 from mesh.llm.embeddings import Embedder, FakeEmbedder, SentenceTransformerEmbedder
 from mesh.llm.engine import Engine
 from mesh.llm.store import ModelStore
+
+if TYPE_CHECKING:
+    from mesh.llm.llamacpp import LlamaCppOptions
 
 
 def default_threads(cores: int | None = None) -> int:
@@ -40,19 +44,22 @@ def build_engine(llm: LLMSettings, store: Path) -> Engine:
                 slots=llm.slots, queue_limit=llm.queue_limit, context_tokens=llm.context_tokens
             ),
         )
-    from mesh.llm.llamacpp import LlamaCppEngine, LlamaCppOptions
+    from mesh.llm.llamacpp import LlamaCppEngine
+
+    return LlamaCppEngine(ModelStore(store).require(llm.source), llm.model, llamacpp_options(llm))
+
+
+def llamacpp_options(llm: LLMSettings) -> LlamaCppOptions:
+    """What the settings say, in llama.cpp's terms."""
+    from mesh.llm.llamacpp import LlamaCppOptions
 
     threads = llm.threads or default_threads()
-    return LlamaCppEngine(
-        ModelStore(store).require(llm.source),
-        llm.model,
-        LlamaCppOptions(
-            threads=threads,
-            batch_threads=threads,
-            slots=llm.slots,
-            context_tokens=llm.context_tokens,
-            queue_limit=llm.queue_limit,
-        ),
+    return LlamaCppOptions(
+        threads=threads,
+        batch_threads=threads,
+        slots=llm.slots,
+        context_tokens=llm.context_tokens,
+        queue_limit=llm.queue_limit,
     )
 
 
