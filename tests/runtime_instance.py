@@ -37,6 +37,9 @@ class Runtime:
             **free_ports(),
             "MAILY_HOME": str(folder / "home"),
             "MAILY_STORE": str(STORE),
+            # What these tests look at is durability, not wording: half the work of a model that
+            # needs several tries.
+            "MAILY_AGENTS__MAX_TRIES": "1",
         }
 
     def maily(self, *arguments: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:

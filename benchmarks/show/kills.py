@@ -42,23 +42,25 @@ class Outcome:
     seconds: float = 0.0
 
 
-def find_process(instance: Instance, kind: str) -> psutil.Process:
-    """The process to kill: the postmaster for PostgreSQL, any replica or worker for the rest."""
-    prefix = KINDS[kind]
+def find_processes(instance: Instance, kind: str) -> list[psutil.Process]:
+    """Those of a kind, oldest first. PostgreSQL's oldest is its postmaster."""
     found = []
     for process in instance.processes():
-        with contextlib.suppress(psutil.Error):
-            line = process.cmdline()
-            name = (
-                (line[0].rsplit("/", 1)[-1] if not line[0].startswith("ray::") else line[0])
-                if (line)
-                else ""
-            )
-            if name.startswith(prefix):
+        with contextlib.suppress(psutil.Error, IndexError):
+            # Some write a whole title over their first argument.
+            name = process.cmdline()[0].split()[0].rsplit("/", 1)[-1]
+            if name.startswith(KINDS[kind]):
                 found.append(process)
-    if not found:
-        raise RuntimeError(f"no process of kind {kind!r} runs")
-    return min(found, key=lambda process: process.create_time())
+    return sorted(found, key=lambda process: process.create_time())
+
+
+async def healed(instance: Instance, kind: str, victim: psutil.Process, count: int) -> bool:
+    """The victim is gone, as many of its kind run as before, and every part is healthy."""
+    running = find_processes(instance, kind)
+    if victim in running:
+        return False
+    enough = len(running) >= (1 if kind == "PostgreSQL" else count)  # its backends come and go
+    return enough and await instance.healthy()
 
 
 async def follow(
@@ -103,11 +105,13 @@ async def one_kill(
             outcome.problems.append(f"{tasks} submissions made {outcome.accepted} tasks")
         followers = [asyncio.create_task(follow(session, instance, t, until)) for t in ids]
         await asyncio.sleep(delay_s)
-        victim = find_process(instance, kind)
+        before = find_processes(instance, kind)
+        if not before:
+            raise RuntimeError(f"no process of kind {kind!r} runs")
+        victim = before[0]
         victim.kill()
         killed = time.monotonic()
-        await asyncio.sleep(0.3)
-        while not await instance.healthy():
+        while not await healed(instance, kind, victim, len(before)):
             if time.monotonic() > until:
                 outcome.problems.append("not healthy again in time")
                 break
