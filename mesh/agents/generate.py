@@ -27,6 +27,7 @@ from mesh.contracts.events import EventType
 from mesh.core import metrics
 from mesh.core.errors import (
     DeadlineExceeded,
+    EngineError,
     Fenced,
     InvalidInput,
     MailyError,
@@ -37,6 +38,8 @@ from mesh.core.errors import (
 )
 from mesh.core.tracing import current_traceparent
 
+ENGINE_DEATHS = 2
+"""Answers of a piece that may break off in the middle without counting as a try."""
 PATIENCE_S = 30.0
 """How long a piece waits for a busy or restarting engine before the template answers."""
 _GRACE_S = 1.0
@@ -139,6 +142,7 @@ class Writer:
         limits = replace(limits, grounding=limits.grounding * factor)
         rejected: list[dict[str, Any]] = []
         waited = 0.0
+        deaths = 0
         n = 0
         failure = ""
         while n < (tries or options.max_tries):
@@ -164,6 +168,17 @@ class Writer:
                 n -= 1
                 waited += pause
                 await self.context.clock.sleep(pause)
+                continue
+            except EngineError as error:
+                # It died under the answer. Its successor is waited for above; an engine that
+                # fails again and again is the model's failure.
+                failure = error.code
+                await self.shown.void(error.code, n)
+                if deaths < ENGINE_DEATHS:
+                    deaths += 1
+                    n -= 1
+                else:
+                    rejected.append({"text": "", "problems": [error.code], "try": n})
                 continue
             except MailyError as error:
                 failure = error.code

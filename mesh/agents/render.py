@@ -123,7 +123,9 @@ def _bare(text: str, tags: dict[str, MergeTag]) -> str:
 
 def _apart(text: str) -> str:
     text = p.INVISIBLE.sub("", text)
-    return p.TEMPLATE_SYNTAX.sub(lambda m: " ".join(m[0]), text).replace("{{", "{ {")
+    while p.TEMPLATE_SYNTAX.search(text):  # "%%%" holds the pair twice
+        text = p.TEMPLATE_SYNTAX.sub(lambda m: " ".join(m[0]), text)
+    return text
 
 
 def render_text(email: Email) -> str:

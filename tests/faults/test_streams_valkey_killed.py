@@ -124,7 +124,8 @@ async def test_every_acknowledged_event_is_read_once_and_in_order(
             steps = sum(e.type is EventType.STEP_STARTED for e in kept)
             assert text == "".join(f"{n}.{piece} " for n in range(steps) for piece in range(5))
     statistics = log.statistics()
-    assert statistics["reconnects"] >= 3
+    # Not one for each kill: a feed that has not come back yet does not notice the next.
+    assert statistics["reconnects"] >= 1
     assert statistics["gaps"] == 0
     assert statistics["fenced"] == 0
 

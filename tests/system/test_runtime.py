@@ -121,9 +121,7 @@ def test_write_prints_an_email_and_saves_it(runtime: Runtime) -> None:
 
 def test_keys_are_made_listed_and_revoked(runtime: Runtime) -> None:
     made = json.loads(
-        runtime.maily(
-            "key", "create", "--name", "temporary", "--scope", "models:read", "--json"
-        ).stdout
+        runtime.maily("key", "create", "temporary", "--scope", "models:read", "--json").stdout
     )
     listed = runtime.maily("key", "list", "--json").stdout
     assert made["id"] in listed

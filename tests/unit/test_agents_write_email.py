@@ -159,6 +159,15 @@ async def test_a_failing_engine_degrades_the_email(error: Exception) -> None:
     assert 'href="https://fernandoak.example/spring"' in result.html
 
 
+async def test_an_engine_that_dies_costs_no_try() -> None:
+    def script(piece: str, n: int) -> str | EngineError:
+        return EngineError("died") if n < 2 else GOOD[piece]
+
+    result = await write(ScriptedModel(script), options=AgentOptions(max_tries=1))
+    assert not result.degraded
+    assert result.email.preheader == GOOD["preheader"]
+
+
 async def test_malformed_chunks_degrade_the_email() -> None:
     chunks = [{}, {"choices": []}, {"choices": [{"delta": None}]}, {"choices": [None]}]
     result = await write(ScriptedModel(lambda piece, n: chunks))
