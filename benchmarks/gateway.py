@@ -115,7 +115,7 @@ async def first_tokens(target: Target, count: int, n: int) -> list[float]:
 
 
 async def measure(instance: Instance, full: bool) -> Report:
-    rounds, tokens, probes, seconds = (5, 256, 100, 20.0) if full else (3, 128, 30, 6.0)
+    rounds, tokens, probes, seconds = (5, 256, 100, 20.0) if full else (3, 128, 60, 6.0)
     report = Report(
         "Gateway against llama.cpp's own HTTP server",
         {

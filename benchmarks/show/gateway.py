@@ -87,7 +87,7 @@ async def demonstrate(full: bool) -> list[Claim]:
                             instance, examples=100 if full else 10, timeout_s=1800 if full else 240
                         ),
                     ),
-                    ("kills", lambda: kills.run(instance, tasks=20)),
+                    ("kills", lambda: kills.run(instance, tasks=20 if full else 8)),
                 ]
                 for title, demo in demos:
                     claims += await guarded(title, demo)
