@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import asyncpg
 import pytest
 import pytest_asyncio
+from hypothesis import settings
 from runtime_instance import Runtime, running
 from services import PostgresServer, ValkeyServer
 
@@ -34,6 +35,12 @@ if TYPE_CHECKING:
 os.environ.setdefault("RAY_AUTH_MODE", "token")
 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+# On a developer's machine laws look for new counter-examples each time; a gate must give the same
+# verdict for the same commit.
+settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 TEMPLATE = "maily_template"
 
