@@ -54,8 +54,9 @@ async def check_all(settings: Settings) -> list[PartHealth]:
     if settings.evm.enabled and settings.evm.url:
         checks["evm"] = lambda: _evm(str(settings.evm.url))
     checks["ray"] = lambda: _ray(settings)
-    checks["llm"] = lambda: _deployment(serve, LLM_APP, LLM_DEPLOYMENT)
-    checks["embedder"] = lambda: _deployment(serve, LLM_APP, EMBEDDER_DEPLOYMENT)
+    if settings.profile == "embedded":  # elsewhere the gateway's readiness speaks for the models
+        checks["llm"] = lambda: _deployment(serve, LLM_APP, LLM_DEPLOYMENT)
+        checks["embedder"] = lambda: _deployment(serve, LLM_APP, EMBEDDER_DEPLOYMENT)
     checks["gateway"] = lambda: _gateway(settings, serve)
     checks["coordinator"] = lambda: _coordinator(snapshot)
     checks["workers"] = lambda: _workers(snapshot, settings.agents.workers)
