@@ -129,9 +129,7 @@ class ServeLLMClient:
                 if started:
                     raise EngineError("the engine's process ended in the middle") from exc
                 if last_try or deadline - loop.time() <= 0:
-                    raise Unavailable(
-                        "the engine's process ended; it is being restarted", retry_after_s=5.0
-                    ) from exc
+                    raise _restarting() from exc
             except (RayError, RayServeException) as exc:
                 ended = True
                 raise translate(exc) from exc
@@ -165,9 +163,7 @@ class ServeLLMClient:
             except _DIED as exc:
                 ended = True
                 if last_try or deadline - loop.time() <= 0:
-                    raise Unavailable(
-                        "the engine's process ended; it is being restarted", retry_after_s=5.0
-                    ) from exc
+                    raise _restarting() from exc
             except (RayError, RayServeException) as exc:
                 ended = True
                 raise translate(exc) from exc
@@ -247,3 +243,7 @@ def translate(exc: BaseException) -> MailyError:
     if isinstance(exc, (DeploymentUnavailableError, *_DIED)):
         return Unavailable("the LLM service is not running", retry_after_s=5.0)
     return EngineError(f"the engine could not be reached: {type(exc).__name__}")
+
+
+def _restarting() -> Unavailable:
+    return Unavailable("the engine's process ended; it is being restarted", retry_after_s=5.0)

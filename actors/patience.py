@@ -175,17 +175,6 @@ async def persist(
             await clock.sleep(wait)
 
 
-class Countdown:
-    """Time left until a moment of the clock's monotonic time."""
-
-    def __init__(self, clock: Clock, seconds: float) -> None:
-        self._clock = clock
-        self._ends = clock.monotonic() + seconds
-
-    def remaining(self) -> float:
-        return self._ends - self._clock.monotonic()
-
-
 async def settle(task: asyncio.Task[Any], patience_s: float) -> bool:
     """Cancel and wait until it has ended, at most so long. False: it still runs."""
     task.cancel()

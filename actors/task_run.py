@@ -16,7 +16,6 @@ from actors.ending import Ending, terminal_event
 from actors.journal import PostgresJournal
 from actors.patience import (
     AWAY,
-    Countdown,
     PatienceOptions,
     PatientLLM,
     PatientWriter,
@@ -32,6 +31,7 @@ from mesh.core.errors import DeadlineExceeded, Fenced, Internal, MailyError, Una
 from mesh.core.logging import get_logger
 from mesh.core.tracing import current_traceparent, span
 from mesh.llm.engine import LLMClient
+from mesh.resilience.deadline import Deadline
 from mesh.storage.tasks import TaskRepository, TaskRow
 from mesh.streams.log import StreamLog, StreamWriter
 
@@ -205,7 +205,7 @@ class TaskRun:
     async def _work_until_done(self) -> TaskResult:
         """Run the agents, again while something is away: finished steps are not done twice."""
         row, parts = self.task, self._parts
-        deadline = Countdown(parts.clock, self._seconds_left())
+        deadline = Deadline.after(self._seconds_left(), parts.clock)
         patience = parts.options.patience
         task_input = TaskInput(
             task_id=row.id,
@@ -292,7 +292,7 @@ async def announce(
     there. False: the log is away (or a later attempt wrote), so the coordinator's sweep has to.
     """
     type, data = terminal_event(row)
-    patience = Countdown(clock, options.announce_s)
+    patience = Deadline.after(options.announce_s, clock)
     try:
         await persist(
             lambda: streams.seal(str(row.id), row.attempt, type, data),

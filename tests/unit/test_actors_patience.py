@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.patience import (
-    Countdown,
     PatienceOptions,
     PatientLLM,
     PatientWriter,
@@ -29,6 +28,7 @@ from mesh.core.errors import (
     Unavailable,
 )
 from mesh.llm.engine import Wire
+from mesh.resilience.deadline import Deadline
 
 
 class Model:
@@ -80,7 +80,7 @@ async def finish(clock: VirtualClock, task: asyncio.Task[Any], limit_s: float = 
 async def test_a_model_that_comes_back_in_time_answers(error: MailyError) -> None:
     clock = VirtualClock()
     model = Model(clock, clock.now() + 10, error)
-    llm = PatientLLM(model, clock, Countdown(clock, 600))
+    llm = PatientLLM(model, clock, Deadline.after(600, clock))
     chat = asyncio.create_task(llm.chat({"q": 1}, timeout_s=60))
     await finish(clock, chat)
     assert chat.result() == {"answer": {"q": 1}}
@@ -96,7 +96,7 @@ async def test_patience_is_of_the_outage_not_of_the_call() -> None:
     clock = VirtualClock()
     start = clock.now()
     model = Model(clock, start + 10_000, Unavailable("away"))
-    llm = PatientLLM(model, clock, Countdown(clock, 600), PatienceOptions(model_s=60))
+    llm = PatientLLM(model, clock, Deadline.after(600, clock), PatienceOptions(model_s=60))
     first = asyncio.create_task(llm.chat({}, timeout_s=60))
     await finish(clock, first)
     assert isinstance(first.exception(), Unavailable)
@@ -117,7 +117,7 @@ async def test_the_deadline_ends_the_wait() -> None:
     clock = VirtualClock()
     start = clock.now()
     model = Model(clock, start + 10_000, Unavailable())
-    llm = PatientLLM(model, clock, Countdown(clock, 5))
+    llm = PatientLLM(model, clock, Deadline.after(5, clock))
     call = asyncio.create_task(llm.chat({}, timeout_s=60))
     await finish(clock, call)
     assert isinstance(call.exception(), Unavailable)
@@ -128,7 +128,7 @@ async def test_what_was_streamed_is_not_streamed_again() -> None:
     clock = VirtualClock()
     model = Model(clock, 0.0, EngineError())
     model.dies_after = 2
-    llm = PatientLLM(model, clock, Countdown(clock, 600))
+    llm = PatientLLM(model, clock, Deadline.after(600, clock))
     stream = llm.stream_chat({}, timeout_s=60)
     assert [await anext(stream), await anext(stream)] == [{"n": 0}, {"n": 1}]
     with pytest.raises(EngineError):
@@ -139,7 +139,7 @@ async def test_what_was_streamed_is_not_streamed_again() -> None:
 async def test_an_error_of_the_request_is_not_waited_for() -> None:
     clock = VirtualClock()
     model = Model(clock, clock.now() + 10, InvalidInput("no"))
-    llm = PatientLLM(model, clock, Countdown(clock, 600))
+    llm = PatientLLM(model, clock, Deadline.after(600, clock))
     with pytest.raises(InvalidInput):
         await llm.chat({}, timeout_s=60)
     assert model.calls == 1
@@ -148,7 +148,7 @@ async def test_an_error_of_the_request_is_not_waited_for() -> None:
 async def test_closing_the_stream_closes_the_engines() -> None:
     clock = VirtualClock()
     model = Model(clock, 0.0, EngineError())
-    llm = PatientLLM(model, clock, Countdown(clock, 600))
+    llm = PatientLLM(model, clock, Deadline.after(600, clock))
     stream = llm.stream_chat({}, timeout_s=60)
     assert await anext(stream) == {"n": 0}
     await stream.aclose()  # type: ignore[attr-defined]
@@ -179,7 +179,7 @@ class Log:
 async def test_a_log_that_is_away_does_not_fail_the_task() -> None:
     clock = VirtualClock()
     log = Log([Unavailable(), Unavailable()])
-    writer = PatientWriter(log, clock, Countdown(clock, 60))
+    writer = PatientWriter(log, clock, Deadline.after(60, clock))
     call = asyncio.create_task(writer.append(EventType.STEP_STARTED, {}))
     await finish(clock, call)
     assert log.written == [EventType.STEP_STARTED]
@@ -191,7 +191,7 @@ async def test_a_log_that_is_away_does_not_fail_the_task() -> None:
 
 async def test_fenced_is_never_waited_for() -> None:
     clock = VirtualClock()
-    writer = PatientWriter(Log([Fenced()]), clock, Countdown(clock, 60))
+    writer = PatientWriter(Log([Fenced()]), clock, Deadline.after(60, clock))
     with pytest.raises(Fenced):
         await writer.append(EventType.STEP_STARTED, {})
 
@@ -205,7 +205,7 @@ async def test_persist_gives_up_at_the_deadline() -> None:
         calls += 1
         raise Unavailable
 
-    task = asyncio.create_task(persist(away, clock, Countdown(clock, 3)))
+    task = asyncio.create_task(persist(away, clock, Deadline.after(3, clock)))
     await finish(clock, task)
     assert isinstance(task.exception(), Unavailable)
     assert calls > 3
