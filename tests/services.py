@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psutil
 
@@ -63,6 +63,18 @@ class Server:
 
     def _identity(self) -> Mapping[str, Any]:
         return {}
+
+    def __enter__(self) -> Self:
+        """Started; closed at the end of the block, also when the start fails."""
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def start(self) -> None:
         """Returns when it takes connections. Blocks for some 0.3 s: see ``launch``."""

@@ -16,12 +16,8 @@ from mesh.storage.pool import Database
 @pytest.fixture(scope="module")
 def mortal() -> Iterator[PostgresServer]:
     """A server of our own: these tests kill it."""
-    server = PostgresServer()
-    try:
-        server.start()
+    with PostgresServer() as server:
         yield server
-    finally:
-        server.close()
 
 
 async def until(condition: Callable[[], bool]) -> None:

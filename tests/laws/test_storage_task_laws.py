@@ -259,12 +259,8 @@ async def test_in_a_storm_every_task_ends_once_under_its_newest_epoch(
 
 @pytest.fixture
 def mortal() -> Iterator[PostgresServer]:
-    server = PostgresServer()
-    try:
-        server.start()
+    with PostgresServer() as server:
         yield server
-    finally:
-        server.close()
 
 
 async def test_in_a_storm_with_kill_9_of_the_server_nothing_acknowledged_is_lost(
