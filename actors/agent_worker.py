@@ -81,7 +81,7 @@ class AgentWorker(ActorHost):
                 worker=self.name,
                 tasks=context.tasks,
                 streams=context.streams,
-                llm=self._llm or _served_llm(),
+                llm=self._llm or await _served_llm(context),
                 runner=run_task,
                 clock=context.clock,
                 options=run_options(context.settings),
@@ -110,8 +110,8 @@ class AgentWorker(ActorHost):
         return self._worker.statistics() if self._worker else {}
 
 
-def _served_llm() -> LLMClient:
+async def _served_llm(context: ProcessContext) -> LLMClient:
     # Imported here: Serve costs memory that a worker with another client need not pay.
-    from actors.llm_client import ServeLLMClient
+    from actors.llm_client import open_models
 
-    return ServeLLMClient()
+    return await open_models(context)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
 
 import redis.asyncio as redis_asyncio
 
@@ -57,6 +58,8 @@ class ProcessContext:
     tasks: TaskRepository
     leases: Leases
     idempotency: IdempotencyRepository
+    closing: AsyncExitStack = field(default_factory=AsyncExitStack)
+    """What was opened on top of this context and closes before it."""
 
     @classmethod
     async def open(
@@ -91,6 +94,7 @@ class ProcessContext:
 
     async def aclose(self) -> None:
         """Close everything, also when a part fails to."""
+        await asyncio.gather(self.closing.aclose(), return_exceptions=True)
         await asyncio.gather(
             self.streams.aclose(), self.redis.aclose(), self.db.aclose(), return_exceptions=True
         )

@@ -24,6 +24,7 @@ from ray.serve.exceptions import (
     RequestCancelledError,
 )
 
+from actors.context import ProcessContext
 from actors.names import EMBEDDER_DEPLOYMENT, LLM_APP, LLM_DEPLOYMENT
 from mesh.core.errors import (
     Cancelled,
@@ -34,12 +35,18 @@ from mesh.core.errors import (
     Overloaded,
     Unavailable,
 )
+from mesh.llm.client import ModelClient
 from mesh.llm.engine import Wire
 
 T = TypeVar("T")
 _DIED = (RayActorError, WorkerCrashedError, ReplicaUnavailableError)
 PATIENCE_S = 10.0
 """Without an answer for so long we ask whether there is a replica at all."""
+
+
+async def open_models(context: ProcessContext) -> ModelClient:
+    """The models as a gateway or a worker calls them. What it opens closes with ``context``."""
+    return ServeLLMClient()
 
 
 class ServeLLMClient:

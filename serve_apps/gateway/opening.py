@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 
 from actors.context import ProcessContext
 from actors.dispatch import Dispatcher
+from actors.llm_client import open_models
 from mesh.agents.catalogue import AGENTS
 from mesh.core import metrics
 from mesh.core.errors import MailyError, Unavailable
@@ -59,7 +60,7 @@ class OpenGateway:
         secret = settings.security.secret.get_secret_value().encode()
         keys = KeyService(context.db, context.clock)
         tokens = TokenService(context.db, settings.security, secret, context.clock)
-        models = ServeModels(settings.llm)
+        models = ServeModels(await open_models(context), settings.llm)
         limits = settings.gateway
         dispatcher = Dispatcher(context.redis)
         gateway = Gateway(
