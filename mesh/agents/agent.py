@@ -17,6 +17,7 @@ from uuid import UUID
 from mesh.contracts.base import Contract
 from mesh.contracts.email import Brief
 from mesh.contracts.tasks import Decision, TaskRequest
+from mesh.contracts.trace import CallRecord, ReadRecord
 from mesh.core.clock import Clock
 from mesh.llm.engine import LLMClient
 from mesh.streams.log import StreamWriter
@@ -29,6 +30,10 @@ class StepOutput(Contract):
     position: int
     output: dict[str, Any]
     decisions: tuple[Decision, ...] = ()
+    reads: tuple[ReadRecord, ...] = ()
+    """What it read, and …"""
+    calls: tuple[CallRecord, ...] = ()
+    """… which models it asked (``mesh.agents.ledger``)."""
     degraded: bool = False
     started_at: datetime
 

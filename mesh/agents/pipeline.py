@@ -21,6 +21,7 @@ from mesh.agents.agent import (
     TaskInput,
     TimeLeft,
 )
+from mesh.agents.ledger import ledger
 from mesh.contracts.events import EventType
 from mesh.core import metrics
 from mesh.core.clock import Clock
@@ -78,7 +79,7 @@ class Pipeline:
                     clock=clock,
                     deadline=deadline,
                 )
-                with span(f"agent.{agent.step}", agent=agent.name):
+                with span(f"agent.{agent.step}", agent=agent.name), ledger() as notes:
                     result = await agent.run(context)
                 finished = await journal.commit(
                     StepOutput(
@@ -86,6 +87,8 @@ class Pipeline:
                         position=position,
                         output=result.output,
                         decisions=result.decisions,
+                        reads=notes.reads,
+                        calls=notes.calls,
                         degraded=result.degraded,
                         started_at=started,
                     )
