@@ -11,8 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from mesh.contracts.base import Contract
 from mesh.contracts.events import EventType
-from mesh.contracts.tasks import TaskResult, TaskState
+from mesh.contracts.tasks import TaskKind, TaskState
 from mesh.core.errors import Internal, MailyError
 from mesh.storage.tasks import TaskRow
 
@@ -35,12 +36,14 @@ class Ending:
     """Label of the metric: succeeded, degraded, cancelled, or the error's code."""
 
     @classmethod
-    def succeeded(cls, result: TaskResult) -> Ending:
+    def succeeded(cls, result: Contract | dict[str, Any]) -> Ending:
+        body = result if isinstance(result, dict) else result.model_dump(mode="json")
+        degraded = bool(body.get("degraded", False))
         return cls(
             TaskState.SUCCEEDED,
-            result=result.model_dump(mode="json"),
-            degraded=result.degraded,
-            outcome="degraded" if result.degraded else "succeeded",
+            result=body,
+            degraded=degraded,
+            outcome="degraded" if degraded else "succeeded",
         )
 
     @classmethod
@@ -66,8 +69,9 @@ def terminal_event(row: TaskRow) -> tuple[EventType, dict[str, Any]]:
     if not state.ended:
         raise ValueError(f"task {row.id} has not ended: {state}")
     if state is TaskState.SUCCEEDED:
-        email = (row.result or {}).get("email", {})
-        data: dict[str, Any] = {"degraded": row.degraded, "subject": email.get("subject")}
+        data: dict[str, Any] = {"degraded": row.degraded}
+        if row.kind is TaskKind.WRITE_EMAIL:
+            data["subject"] = (row.result or {}).get("email", {}).get("subject")
     elif state is TaskState.FAILED:
         data = {"error": row.error or error_body(Internal())}
     else:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from actors.ending import Ending, terminal_event
 from actors.journal import PostgresJournal
@@ -24,7 +24,9 @@ from actors.patience import (
     settle,
 )
 from mesh.agents import AgentOptions, Journal, TaskInput, TimeLeft
-from mesh.contracts.tasks import TaskRequest, TaskResult
+from mesh.agents.services import NO_SERVICES, AgentServices
+from mesh.contracts.base import Contract
+from mesh.contracts.tasks import TaskRequest
 from mesh.core import metrics
 from mesh.core.clock import Clock
 from mesh.core.errors import DeadlineExceeded, Fenced, Internal, MailyError, Unavailable
@@ -50,7 +52,8 @@ class Runner(Protocol):
         options: AgentOptions,
         clock: Clock,
         deadline: TimeLeft,
-    ) -> Awaitable[TaskResult]: ...
+        services: AgentServices,
+    ) -> Awaitable[Contract | dict[str, Any]]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,7 @@ class RunParts:
     runner: Runner
     clock: Clock
     options: RunOptions = field(default_factory=RunOptions)
+    services: AgentServices = NO_SERVICES
 
 
 class TaskRun:
@@ -90,7 +94,7 @@ class TaskRun:
         self.ending: Ending | None = None
         """How it ended, once that is committed."""
         self._parts = parts
-        self._work: asyncio.Task[TaskResult] | None = None
+        self._work: asyncio.Task[Contract | dict[str, Any]] | None = None
         self._cancel_requested = task.cancel_requested
         self._dropped: str | None = None
         self._interrupted = asyncio.Event()
@@ -174,7 +178,7 @@ class TaskRun:
             log.warning("task.work_hangs", task=str(row.id), attempt=row.attempt)
         return self._judge(self._work)
 
-    def _judge(self, work: asyncio.Task[TaskResult]) -> Ending | None:
+    def _judge(self, work: asyncio.Task[Contract | dict[str, Any]]) -> Ending | None:
         if self._dropped:
             return None
         if not work.done() or work.cancelled():
@@ -202,7 +206,7 @@ class TaskRun:
             )
         return Ending.failed(error)
 
-    async def _work_until_done(self) -> TaskResult:
+    async def _work_until_done(self) -> Contract | dict[str, Any]:
         """Run the agents, again while something is away: finished steps are not done twice."""
         row, parts = self.task, self._parts
         deadline = Deadline.after(self._seconds_left(), parts.clock)
@@ -212,6 +216,7 @@ class TaskRun:
             request=TaskRequest.model_validate(row.request),
             worker=parts.worker,
             traceparent=current_traceparent(),
+            workspace_id=row.workspace_id,
         )
         journal = PostgresJournal(parts.tasks, row.id, row.attempt, parts.clock, deadline, patience)
         llm = PatientLLM(parts.llm, parts.clock, deadline, patience)
@@ -228,6 +233,7 @@ class TaskRun:
                         parts.options.agents,
                         parts.clock,
                         deadline,
+                        parts.services,
                     )
                 except AWAY as error:
                     failures += 1

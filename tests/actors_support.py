@@ -11,6 +11,7 @@ from uuid import UUID
 
 from mesh.agents import AgentOptions, Journal, Pipeline, StepContext, StepResult, TaskInput
 from mesh.agents.agent import TimeLeft
+from mesh.agents.services import NO_SERVICES, AgentServices
 from mesh.contracts.email import Block, Brief, Email, Review, Strategy
 from mesh.contracts.events import Event
 from mesh.contracts.tasks import TaskKind, TaskResult
@@ -85,9 +86,11 @@ class EchoRunner:
         options: AgentOptions,
         clock: Clock,
         deadline: TimeLeft,
+        services: AgentServices = NO_SERVICES,
     ) -> TaskResult:
         pipeline = Pipeline([EchoAgent(step, self.ran) for step in STEPS])
         await pipeline.run(task_input, llm, writer, journal, options, clock, deadline)
+        assert task_input.request.brief is not None
         return result_of(task_input.request.brief)
 
 

@@ -149,7 +149,7 @@ async def write(
     **request: Any,
 ) -> TaskResult:
     clock = clock or SystemClock()
-    return await run_task(
+    result = await run_task(
         task(brief, **request),
         llm,
         writer or Recorder(),
@@ -158,3 +158,5 @@ async def write(
         clock,
         Deadline.after(seconds, clock),
     )
+    assert isinstance(result, TaskResult)
+    return result

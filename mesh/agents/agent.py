@@ -14,11 +14,13 @@ from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
 
+from mesh.agents.services import NO_SERVICES, AgentServices
 from mesh.contracts.base import Contract
 from mesh.contracts.email import Brief
 from mesh.contracts.tasks import Decision, TaskRequest
 from mesh.contracts.trace import CallRecord, ReadRecord
 from mesh.core.clock import Clock
+from mesh.core.errors import InvalidInput
 from mesh.llm.engine import LLMClient
 from mesh.streams.log import StreamWriter
 
@@ -103,6 +105,8 @@ class TaskInput:
     worker: str = ""
     """Name of the worker, for the ``task.started`` event."""
     traceparent: str | None = None
+    workspace_id: UUID | None = None
+    """Whose task it is; None only in tests and demonstrations without workspaces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +122,17 @@ class StepContext:
     options: AgentOptions
     clock: Clock
     deadline: TimeLeft
+    services: AgentServices = NO_SERVICES
+    input: Mapping[str, Any] = field(default_factory=dict)
+    """What the step was given: the task's ``input``, or what the graph's bindings made."""
     scratch: dict[str, Any] = field(default_factory=dict)
     """Shared by the pieces of one step; never stored."""
 
     @property
     def brief(self) -> Brief:
+        """The task's brief. Raises InvalidInput for a task that has none."""
+        if self.task.request.brief is None:
+            raise InvalidInput("This step needs a brief.", {"field": "brief"})
         return self.task.request.brief
 
     @property

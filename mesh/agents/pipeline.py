@@ -22,6 +22,7 @@ from mesh.agents.agent import (
     TimeLeft,
 )
 from mesh.agents.ledger import ledger
+from mesh.agents.services import NO_SERVICES, AgentServices
 from mesh.contracts.events import EventType
 from mesh.core import metrics
 from mesh.core.clock import Clock
@@ -49,6 +50,7 @@ class Pipeline:
         options: AgentOptions,
         clock: Clock,
         deadline: TimeLeft,
+        services: AgentServices = NO_SERVICES,
     ) -> dict[str, StepOutput]:
         """Every step's output by name. Raises what agents and the journal raise."""
         kept = await journal.finished()
@@ -78,6 +80,8 @@ class Pipeline:
                     options=options,
                     clock=clock,
                     deadline=deadline,
+                    services=services,
+                    input=task.request.input or {},
                 )
                 with span(f"agent.{agent.step}", agent=agent.name), ledger() as notes:
                     result = await agent.run(context)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mesh.agents.agent import AgentOptions, Journal, TaskInput, TimeLeft
-from mesh.agents.write_email.pipeline import assemble, build_pipeline
-from mesh.contracts.tasks import TaskResult
+from mesh.agents.registry import spec_for
+from mesh.agents.services import NO_SERVICES, AgentServices
+from mesh.contracts.base import Contract
 from mesh.core.clock import Clock
 from mesh.llm.engine import LLMClient
 from mesh.streams.log import StreamWriter
@@ -18,15 +21,19 @@ async def run_task(
     options: AgentOptions,
     clock: Clock,
     deadline: TimeLeft,
-) -> TaskResult:
-    """Run every step that the journal does not hold yet; return the whole result.
+    services: AgentServices = NO_SERVICES,
+) -> Contract | dict[str, Any]:
+    """Run every step that the journal does not hold yet; return the whole result: what the
+    kind's ``assemble`` makes (``TaskResult`` of write_email).
 
     Appends ``task.started``, ``step.*`` and ``tokens`` events. The terminal event is the
     worker's to append, once the result is committed.
 
     Raises DeadlineExceeded, UnknownModel, InvalidInput (the engine refuses the request for good),
     Fenced, Unavailable (journal or stream log). Whatever else the model does, or if it does
-    nothing at all, the task ends with a valid email that says ``degraded``.
+    nothing at all, a write_email task ends with a valid email that says ``degraded``.
     """
-    outputs = await build_pipeline().run(task_input, llm, writer, journal, options, clock, deadline)
-    return assemble(task_input.request.brief, outputs)
+    spec = spec_for(task_input.request.kind)
+    flow = spec.build(task_input)
+    outputs = await flow.run(task_input, llm, writer, journal, options, clock, deadline, services)
+    return spec.assemble(task_input, outputs)

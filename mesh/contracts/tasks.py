@@ -16,7 +16,15 @@ VERSION = 1
 
 
 class TaskKind(StrEnum):
+    """What may be asked for; ``GET /v1/mesh/kinds`` describes each."""
+
     WRITE_EMAIL = "write_email"
+    GENERATE = "generate"
+    CLASSIFY = "classify"
+    PERSONALISE = "personalise"
+    OPTIMISE = "optimise"
+    TRANSLATE = "translate"
+    WORKFLOW = "workflow"
 
 
 class TaskState(StrEnum):
@@ -36,12 +44,25 @@ class TaskState(StrEnum):
 class TaskRequest(Contract):
     """Body of ``POST /v1/mesh/tasks``."""
 
-    kind: Literal[TaskKind.WRITE_EMAIL] = TaskKind.WRITE_EMAIL
-    brief: Brief
+    kind: TaskKind = TaskKind.WRITE_EMAIL
+    brief: Brief | None = Field(default=None, description="What write_email needs")
+    input: dict[str, Any] | None = Field(
+        default=None, description="What other kinds need; GET /v1/mesh/kinds gives the schemas"
+    )
     model: str | None = Field(default=None, max_length=200, description="None: the default model")
     seed: int | None = Field(default=None, ge=0, le=2**31 - 1)
     priority: int = Field(default=0, ge=-10, le=10, description="Higher runs first")
     deadline_s: float = Field(default=600.0, ge=1.0, le=86_400.0, description="Seconds from now")
+    use_memory: bool = Field(default=True, description="Whether agents may read the memory")
+
+    def stored(self) -> dict[str, Any]:
+        """As the task's row keeps it. Fields that are younger than the first release are left
+        out while they hold their default, so that a repeat of an older request hashes alike."""
+        body = self.model_dump(mode="json")
+        for name, default in (("input", None), ("use_memory", True)):
+            if body[name] == default:
+                del body[name]
+        return body
 
 
 class Decision(Contract):
@@ -89,9 +110,12 @@ class TaskView(Contract):
     finished_at: datetime | None = None
     deadline_at: datetime
     model: str | None = None
-    brief: Brief
+    brief: Brief | None = None
+    input: dict[str, Any] | None = None
     degraded: bool = False
-    result: TaskResult | None = None
+    result: TaskResult | dict[str, Any] | None = Field(
+        default=None, description="An email of write_email; other kinds: see GET /v1/mesh/kinds"
+    )
     error: dict[str, Any] | None = Field(default=None, description="code, message, details")
     steps: list[StepView] = Field(default_factory=list)
     events_url: str

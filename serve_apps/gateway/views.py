@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from mesh.contracts.email import Brief
-from mesh.contracts.tasks import Decision, StepView, TaskResult, TaskView
+from mesh.contracts.tasks import Decision, StepView, TaskKind, TaskResult, TaskView
 from mesh.security.keys import KeyInfo
 from mesh.storage.task_rows import StepRow, TaskRow
 from serve_apps.gateway.answers import invalid_field
@@ -17,9 +17,11 @@ from serve_apps.gateway.schemas import KeyView
 
 def task_view(row: TaskRow, steps: list[StepRow] | None = None, *, whole: bool = True) -> TaskView:
     """``whole``: with the result (lists leave it out)."""
-    result = None
+    result: TaskResult | dict[str, Any] | None = None
     if whole and row.result is not None:
-        result = TaskResult.model_validate(row.result)
+        email = row.kind is TaskKind.WRITE_EMAIL
+        result = TaskResult.model_validate(row.result) if email else row.result
+    brief = row.request.get("brief")
     return TaskView(
         id=row.id,
         kind=row.kind,
@@ -30,7 +32,8 @@ def task_view(row: TaskRow, steps: list[StepRow] | None = None, *, whole: bool =
         finished_at=row.finished_at,
         deadline_at=row.deadline_at,
         model=row.request.get("model"),
-        brief=Brief.model_validate(row.request["brief"]),
+        brief=None if brief is None else Brief.model_validate(brief),
+        input=row.request.get("input") if whole else None,
         degraded=row.degraded,
         result=result,
         error=row.error,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mesh.agents.agent import StepOutput
+from mesh.agents.agent import StepOutput, TaskInput
 from mesh.agents.guard.clean import safe_fallback
 from mesh.agents.pipeline import Pipeline
+from mesh.agents.registry import KindSpec
 from mesh.agents.render import render_html, render_text
 from mesh.agents.scoring import SubjectScorer
 from mesh.agents.write_email.body import BodyWriter
@@ -15,7 +16,8 @@ from mesh.agents.write_email.reviewer import Reviewer
 from mesh.agents.write_email.strategist import Strategist
 from mesh.agents.write_email.subject_lines import SubjectLineWriter
 from mesh.contracts.email import Brief, Email
-from mesh.contracts.tasks import TaskResult
+from mesh.contracts.tasks import TaskKind, TaskResult
+from mesh.core.errors import InvalidInput
 
 
 def build_pipeline(scorer: SubjectScorer | None = None) -> Pipeline:
@@ -50,3 +52,21 @@ def assemble(brief: Brief, outputs: Mapping[str, StepOutput]) -> TaskResult:
         text=render_text(email),
         degraded=any(step.degraded for step in outputs.values()),
     )
+
+
+def _result(task: TaskInput, outputs: Mapping[str, StepOutput]) -> TaskResult:
+    brief = task.request.brief
+    if brief is None:
+        raise InvalidInput("write_email needs a brief.", {"field": "brief"})
+    return assemble(brief, outputs)
+
+
+SPEC = KindSpec(
+    kind=TaskKind.WRITE_EMAIL,
+    version=1,
+    input_model=Brief,
+    build=lambda _task: build_pipeline(),
+    assemble=_result,
+    does="Writes an email from a brief: strategy, subject lines, preheader, body, review",
+    reads="brief",
+)

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
+from mesh.agents.registry import registry
 from mesh.contracts.events import Cursor, EventType
 from mesh.contracts.mesh import MeshView, mesh_view
 from mesh.contracts.tasks import TaskPage, TaskRequest, TaskState, TaskView
@@ -71,6 +72,7 @@ def mesh_router(gateway: Gateway) -> APIRouter:
     async def create_task(request: Request) -> Response:
         context = context_of(request)
         body = parse_body(TaskRequest, context.body, limits.max_json_depth)
+        registry().check(body)
         if body.model is not None:
             await find_model(gateway, body.model, "chat")
         now = datetime.fromtimestamp(gateway.clock.now(), UTC)
@@ -79,7 +81,7 @@ def mesh_router(gateway: Gateway) -> APIRouter:
                 id=uuid7(),
                 workspace_id=context.who.workspace_id,
                 kind=body.kind,
-                request=body.model_dump(mode="json"),
+                request=body.stored(),
                 deadline_at=now + timedelta(seconds=body.deadline_s),
                 priority=body.priority,
                 idempotency_key=context.idempotency_key,

@@ -1,0 +1,33 @@
+"""What agents may use besides the model: handed down by whoever runs them, all of it optional.
+
+An agent that finds a part missing does without it and says so in its decisions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mesh.agents.tools.box import ToolBox
+
+Embed = Callable[[Sequence[str]], Awaitable[list[list[float]]]]
+"""Texts to vectors. Raises Unavailable, DeadlineExceeded, EngineError."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentServices:
+    """One per process; its parts are shared by all tasks."""
+
+    memory: Any = None
+    """A ``mesh.memory.client.MemoryClient``."""
+    embed: Embed | None = None
+    tools: ToolBox | None = None
+    """Which tools there are; a task's own allow-list narrows it."""
+    scorer: Any = None
+    """Ranks variants: what the agent that asks for it defines."""
+
+
+NO_SERVICES = AgentServices()
+"""For agents that do with the model alone."""
