@@ -1,0 +1,1 @@
+"""Memory: index, retrieval, packing, consolidation and forgetting, without Ray or a database."""
