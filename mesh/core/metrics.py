@@ -75,6 +75,17 @@ STREAM_OVERFLOWS = _counter(
 STREAM_GAPS = _counter("stream_gaps_total", "Readers that came after events had been trimmed")
 STREAM_RECONNECTS = _counter("stream_reconnects_total", "Lost connections to the log", "side")
 
+# Credentials
+SERVICE_TOKENS = _counter(
+    "service_tokens_total", "Services' tokens: issued, renewed, failed", "service", "outcome"
+)
+JWKS_FETCHES = _counter(
+    "jwks_fetches_total", "Key sets asked for: read, unchanged, failed", "outcome"
+)
+SIGNING_KEYS = _counter("signing_key_rotations_total", "New signing keys", "why")
+FAILED_LOGINS = _counter("failed_logins_total", "Credentials that were refused", "kind")
+LOGINS_HELD_OFF = _counter("logins_held_off_total", "Refused unread after too many failures")
+
 # Resilience
 BREAKER_STATE = _gauge("breaker_open", "Open circuit breakers", "name")
 BREAKER_TRANSITIONS = _counter("breaker_transitions_total", "Changes of state", "name", "to")

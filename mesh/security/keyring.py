@@ -19,15 +19,15 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from joserfc.jwk import OKPKey
 
 from mesh.core.errors import InvalidInput, Unavailable
+from mesh.security.algorithm import ALGORITHM
 from mesh.storage.pool import Connection, Database
 
-ALGORITHM = "EdDSA"
 MIN_SECRET_BYTES = 32
 _LOCK_KEY = 0x6A776B73  # "jwks"
 
 _LOCK = "SELECT pg_advisory_xact_lock($1)"
 _LIVE = """
-SELECT kid, public_jwk, private_jwk, retires_at IS NULL AS signs FROM signing_keys
+SELECT kid, public_jwk, private_jwk, retires_at, retires_at IS NULL AS signs FROM signing_keys
 WHERE algorithm = $1 AND (retires_at IS NULL OR retires_at > now())
 ORDER BY created_at DESC, kid
 """
@@ -39,6 +39,12 @@ _RETIRE = """
 UPDATE signing_keys SET retires_at = now() + make_interval(secs => $2)
 WHERE algorithm = $1 AND retires_at IS NULL
 """
+_YOUNG = """
+SELECT EXISTS (
+    SELECT FROM signing_keys
+    WHERE algorithm = $1 AND retires_at IS NULL AND created_at > now() - make_interval(secs => $2)
+)
+"""
 _FORGET = "DELETE FROM signing_keys WHERE retires_at <= now()"
 
 
@@ -49,8 +55,10 @@ class KeySet:
     signer: OKPKey
     verifiers: dict[str, OKPKey]
     """Public keys by kid."""
+    retires: dict[str, float]
+    """When those that retire do, Unix seconds."""
     jwks: dict[str, Any]
-    """RFC 7517, as it may be published."""
+    """RFC 7517, as it may be published; ``exp`` of a key: when it retires."""
 
 
 class Keyring:
@@ -80,12 +88,20 @@ class Keyring:
             rows = await self._db.transact(ensure)
         return self._key_set(rows)
 
-    async def rotate(self, overlap_s: float) -> KeySet:
-        """A new key signs; those before verify for ``overlap_s`` more, then they are deleted."""
+    async def rotate(self, overlap_s: float, *, older_than_s: float | None = None) -> KeySet:
+        """A new key signs; those before verify for ``overlap_s`` more, then they are deleted.
+
+        ``older_than_s``: only if the key that signs is that old; so of many processes that find
+        it too old at once, one rotates.
+        """
 
         async def work(connection: Connection) -> list[asyncpg.Record]:
             await connection.execute(_LOCK, _LOCK_KEY)
             await connection.execute(_FORGET)
+            if older_than_s is not None:
+                young = await connection.fetchval(_YOUNG, ALGORITHM, older_than_s)
+                if young:
+                    return await connection.fetch(_LIVE, ALGORITHM)
             await connection.execute(_RETIRE, ALGORITHM, overlap_s)
             await self._insert(connection)
             return await connection.fetch(_LIVE, ALGORITHM)
@@ -109,8 +125,18 @@ class Keyring:
                 {"part": "signing keys"},
                 retry_after_s=30.0,
             ) from error
+        retires = {
+            row["kid"]: row["retires_at"].timestamp()
+            for row in rows
+            if row["retires_at"] is not None
+        }
         return KeySet(
             signer=signer,
             verifiers={row["kid"]: OKPKey.import_key(row["public_jwk"]) for row in rows},
-            jwks={"keys": [row["public_jwk"] for row in rows]},
+            retires=retires,
+            jwks={"keys": [_published(row["public_jwk"], retires.get(row["kid"])) for row in rows]},
         )
+
+
+def _published(jwk: dict[str, Any], retires: float | None) -> dict[str, Any]:
+    return jwk if retires is None else {**jwk, "exp": int(retires)}

@@ -1,33 +1,35 @@
 """Access tokens: short-lived JWTs (RFC 9068) that we sign with Ed25519 and verify ourselves.
 
-What an attacker may choose is pinned: algorithm, type, issuer and audience are compared with ours,
-and a key is found by ``kid`` among our own public keys alone (never from the token).
+Two kinds, by their ``typ``: of API keys, for a key's workspace with at most its scopes; and of our
+own services, which name no workspace unless the service acts for one (``wsp``).
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, Protocol
 from uuid import UUID
 
-from joserfc import jws, jwt
-from joserfc.errors import ExpiredTokenError, JoseError, UnsupportedAlgorithmError
+from joserfc import jwt
 
+from mesh.core import metrics
 from mesh.core.clock import Clock, SystemClock
-from mesh.core.errors import Forbidden, InvalidInput, Unauthenticated
+from mesh.core.errors import Forbidden, InvalidInput
 from mesh.core.ids import uuid7
-from mesh.security.keyring import ALGORITHM, Keyring, KeySet
-from mesh.security.principal import Principal
-from mesh.security.scopes import ALL_SCOPES, known_scopes
+from mesh.security.algorithm import ALGORITHM, REGISTRY
+from mesh.security.key_cache import KeyCache, KeyCacheOptions
+from mesh.security.keyring import Keyring, KeySet
+from mesh.security.principal import NO_WORKSPACE, Principal
+from mesh.security.scopes import known_scopes
+from mesh.security.services import GRANTS, Service
+from mesh.security.verify import KEY_TYPE, SERVICE_TYPE, TokenVerifier
 from mesh.storage.pool import Database
 
-TYPE = "at+jwt"
-MAX_TOKEN_CHARS = 4_096
 REFRESH_S = 60.0
 """Keys are read again after this long: how late a process learns that a key retired."""
-UNKNOWN_KID_REFRESH_S = 1.0
-"""An unknown kid makes us look for new keys, at most this often, whatever callers send."""
+RETIRED_WITH = "signing"
+"""On the gateways' channel of revocations: the signing keys have changed."""
 
 
 class TokenOptions(Protocol):
@@ -43,17 +45,16 @@ class TokenOptions(Protocol):
     def clock_skew_s(self) -> int: ...
 
 
-class _OneAlgorithm(jws.JWSRegistry):
-    """Knows EdDSA and nothing else.
+@dataclass(frozen=True, slots=True)
+class ServiceToken:
+    """A token as it is handed out, and what it holds."""
 
-    The library warns at each use that RFC 9864 prefers the name ``Ed25519``, as ``EdDSA`` leaves
-    the curve open. Our keys leave no choice of curve, and verifiers know the older name best.
-    """
+    token: str
+    scopes: frozenset[str]
+    expires_in_s: int
 
-    def get_alg(self, name: str) -> Any:
-        if name != ALGORITHM:
-            raise UnsupportedAlgorithmError(f"Algorithm of '{name}' is not allowed")
-        return self.algorithms[name]
+    def __repr__(self) -> str:  # a log line must not hold the token
+        return f"ServiceToken(scopes={sorted(self.scopes)}, expires_in_s={self.expires_in_s})"
 
 
 class TokenService:
@@ -63,19 +64,10 @@ class TokenService:
         self._options = options
         self._clock = clock or SystemClock()
         self._keyring = Keyring(db, secret)
-        self._keys: KeySet | None = None
-        self._read_at = 0.0
-        self._reading = asyncio.Lock()
-        self._registry = _OneAlgorithm(algorithms=[ALGORITHM])
-        self._claims = jwt.JWTClaimsRegistry(
-            now=lambda: int(self._clock.now()),
-            leeway=options.clock_skew_s,
-            iss={"essential": True, "value": options.issuer},
-            aud={"essential": True, "value": options.audience},
-            exp={"essential": True},
-            iat={"essential": True},
-            sub={"essential": True},
+        self._cache: KeyCache[KeySet] = KeyCache(
+            self._keyring.load, self._clock, KeyCacheOptions(max_age_s=REFRESH_S)
         )
+        self._verifier = TokenVerifier(self._cache, options, self._clock)
 
     async def issue(
         self, principal: Principal, scopes: Iterable[str] | None = None, ttl_s: float | None = None
@@ -90,86 +82,103 @@ class TokenService:
         granted = principal.scopes if scopes is None else known_scopes(scopes)
         if missing := sorted(granted - principal.scopes):
             raise Forbidden(f"The key lacks the scope {missing[0]}.", {"scope": missing[0]})
-        now = int(self._clock.now())
         lifetime = min(ttl_s or self._options.token_ttl_s, self._options.token_ttl_s)
         if principal.expires_at is not None:
-            lifetime = min(lifetime, principal.expires_at - now)
+            lifetime = min(lifetime, principal.expires_at - int(self._clock.now()))
         if lifetime < 1:
             raise InvalidInput("ttl_s: at least 1 second.", {"field": "ttl_s"})
-        keys = await self._current()
         claims = {
-            "iss": self._options.issuer,
-            "aud": self._options.audience,
             "sub": principal.subject,
             "client_id": principal.key_id,
             "workspace": str(principal.workspace_id),
             "scope": " ".join(sorted(granted)),
-            "iat": now,
-            "exp": now + int(lifetime),
-            "jti": str(uuid7()),
         }
-        header = {"alg": ALGORITHM, "typ": TYPE, "kid": keys.signer.kid}
-        return jwt.encode(header, claims, keys.signer, registry=self._registry)
+        return await self._sign(KEY_TYPE, claims, int(lifetime))
+
+    async def issue_service(
+        self,
+        service: Service,
+        ttl_s: int,
+        *,
+        workspace_id: UUID | None = None,
+        scopes: Iterable[str] | None = None,
+    ) -> ServiceToken:
+        """A token for one of our services. ``workspace_id``: for which it acts (the caller has
+        checked that there is one).
+
+        Raises Forbidden (it may not act for a workspace, or lacks a scope), InvalidInput.
+        """
+        grant = GRANTS[service]
+        allowed = grant.own if workspace_id is None else grant.acting
+        if workspace_id == NO_WORKSPACE or not allowed:
+            raise Forbidden(
+                f"The service {service.value} may not act for a workspace.", {"field": "workspace"}
+            )
+        granted = allowed if scopes is None else known_scopes(scopes)
+        if missing := sorted(granted - allowed):
+            raise Forbidden(f"The service lacks the scope {missing[0]}.", {"scope": missing[0]})
+        claims = {
+            "sub": service.subject,
+            "client_id": service.subject,
+            "scope": " ".join(sorted(granted)),
+        }
+        if workspace_id is not None:
+            claims["wsp"] = str(workspace_id)
+        lifetime = min(ttl_s, self._options.token_ttl_s)
+        token = await self._sign(SERVICE_TYPE, claims, lifetime)
+        metrics.SERVICE_TOKENS.labels(service.value, "issued").inc()
+        return ServiceToken(token, granted, lifetime)
 
     async def verify(self, token: str) -> Principal:
         """Raises Unauthenticated; the message says whether it has expired or is wrong."""
-        if len(token) > MAX_TOKEN_CHARS:
-            raise Unauthenticated("The token is too long.")
-        try:
-            header = jws.extract_compact(token.encode()).headers()
-            if header.get("alg") != ALGORITHM or header.get("typ") != TYPE:
-                raise Unauthenticated("The token is not one of ours.")
-            key = await self._verifier(header.get("kid"))
-            claims = jwt.decode(token, key, registry=self._registry).claims
-            self._claims.validate(claims)
-            return _principal(claims)
-        except ExpiredTokenError as error:
-            raise Unauthenticated("The token has expired.") from error
-        except (JoseError, ValueError, KeyError, TypeError, AttributeError) as error:
-            # Malformed in any of the ways that a stranger's bytes can be.
-            raise Unauthenticated("The token is not valid.") from error
+        return await self._verifier.verify(token)
 
     async def jwks(self) -> dict[str, Any]:
         """Our public keys (RFC 7517), retiring ones too."""
-        return (await self._current()).jwks
+        return (await self._cache.current()).jwks
 
-    async def rotate(self) -> str:
+    async def rotate(self, overlap_s: float | None = None) -> str:
         """Sign with a new key from now on; gives its kid. Tokens signed before live out their time.
 
-        Other processes go on signing with the old key until they read again (``REFRESH_S``).
+        ``overlap_s``: how long the old keys go on verifying; None: until the last token that they
+        signed has run out, 0: not at all (a key has leaked). Other processes go on signing with
+        the old key until they read again (``REFRESH_S``, at once when they are told).
         """
-        overlap_s = self._options.token_ttl_s + self._options.clock_skew_s + 2 * REFRESH_S
-        async with self._reading:
-            self._keys = await self._keyring.rotate(overlap_s)
-            self._read_at = self._clock.monotonic()
-            kid = self._keys.signer.kid
+        return await self._rotate(self.overlap_s if overlap_s is None else overlap_s, None)
+
+    async def rotate_if_older(self, age_s: float) -> str:
+        """The same, if the key that signs is older than that; gives the kid that signs now."""
+        return await self._rotate(self.overlap_s, age_s)
+
+    @property
+    def overlap_s(self) -> float:
+        """Until every token has run out that a process may still sign with an old key."""
+        return self._options.token_ttl_s + self._options.clock_skew_s + 2 * REFRESH_S
+
+    def refresh(self) -> None:
+        """The keys have changed elsewhere: read them again."""
+        self._cache.expire()
+
+    def statistics(self) -> dict[str, int | float]:
+        return self._cache.statistics()
+
+    async def _rotate(self, overlap_s: float, older_than_s: float | None) -> str:
+        keys = await self._keyring.rotate(overlap_s, older_than_s=older_than_s)
+        self._cache.put(keys)
+        kid = keys.signer.kid
         assert kid is not None
         return kid
 
-    async def _current(self, max_age_s: float = REFRESH_S) -> KeySet:
-        keys = self._keys
-        if keys is not None and self._clock.monotonic() - self._read_at < max_age_s:
-            return keys
-        async with self._reading:  # one reads, the others take what it found
-            if self._keys is None or self._clock.monotonic() - self._read_at >= max_age_s:
-                self._keys = await self._keyring.load()
-                self._read_at = self._clock.monotonic()
-            return self._keys
-
-    async def _verifier(self, kid: object) -> Any:
-        if isinstance(kid, str):
-            for max_age_s in (REFRESH_S, UNKNOWN_KID_REFRESH_S):
-                if key := (await self._current(max_age_s)).verifiers.get(kid):
-                    return key
-        raise Unauthenticated("The token was signed by a key that we don't know.")
-
-
-def _principal(claims: dict[str, Any]) -> Principal:
-    return Principal(
-        subject=claims["sub"],
-        workspace_id=UUID(claims["workspace"]),
-        scopes=frozenset(claims["scope"].split()) & ALL_SCOPES,
-        kind="token",
-        key_id=claims["client_id"],
-        expires_at=float(claims["exp"]),
-    )
+    async def _sign(self, kind: str, claims: dict[str, Any], lifetime_s: int) -> str:
+        keys = await self._cache.current()
+        now = int(self._clock.now())
+        whole = {
+            "iss": self._options.issuer,
+            "aud": self._options.audience,
+            **claims,
+            "iat": now,
+            "exp": now + lifetime_s,
+            "jti": str(uuid7()),
+        }
+        header = {"alg": ALGORITHM, "typ": kind, "kid": keys.signer.kid}
+        return jwt.encode(header, whole, keys.signer, registry=REGISTRY)
