@@ -55,6 +55,8 @@ class Prompt:
     system: str
     question: str
     examples: tuple[tuple[str, str], ...] = ()
+    reference: str = ""
+    """Which prompt file this is, for the decision."""
 
     def messages(self, field_name: str) -> list[dict[str, str]]:
         messages = [{"role": "system", "content": self.system}]
@@ -75,6 +77,8 @@ class Piece:
     repairs: tuple[str, ...] = ()
     rejected: tuple[dict[str, Any], ...] = ()
     failure: str = ""
+    prompt: str = ""
+    """Reference of the prompt file."""
 
 
 @dataclass(slots=True)
@@ -201,11 +205,13 @@ class Writer:
                     await self.shown.say(mended)
                 else:
                     self.shown.parts.append(mended)
-                return Piece(mended, n, tuple(repairs), tuple(rejected))
+                return Piece(
+                    mended, n, tuple(repairs), tuple(rejected), prompt=prompt.reference
+                )
             failure = found[0]
             rejected.append({"text": answer.text[:300], "problems": found[:5], "try": n})
             await self.shown.void("; ".join(found[:3]), n)
-        return Piece(None, n, (), tuple(rejected), failure)
+        return Piece(None, n, (), tuple(rejected), failure, prompt.reference)
 
     async def fall_back(self, text: str) -> str:
         """Show the template's text instead of a piece."""

@@ -74,6 +74,8 @@ class Decision(Contract):
     candidates: list[dict[str, Any]] = Field(default_factory=list, description="With scores")
     reason: str = ""
     repairs: list[str] = Field(default_factory=list, description="What was mended, and how")
+    prompt: str = Field(default="", description="Prompt file that asked for it: agent/v1#sum")
+    cites: list[str] = Field(default_factory=list, description="Memories that it rests on")
     degraded: bool = False
 
 

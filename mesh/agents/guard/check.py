@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from mesh.agents.guard import patterns as p
 from mesh.agents.guard.clean import without_tags
 from mesh.agents.guard.facts import CLAIM_PATTERNS, Facts, fold, numbers, stem
+from mesh.agents.guard.injection import signs
 from mesh.agents.guard.language import FUNCTION_WORDS, wrong_language
+from mesh.agents.guard.personal import foreign
 from mesh.agents.guard.spam import SPAM_WORDS, caps_words
 
 
@@ -83,6 +85,11 @@ def content_problems(text: str, facts: Facts) -> list[Problem]:
     boilerplate = p.BOILERPLATE.search(plain)
     if boilerplate and fold(boilerplate.group()) not in named:
         add("boilerplate", boilerplate.group())
+    for sign in signs(text):
+        add("instruction", sign)
+    for item in foreign(plain, facts.personal):
+        if item.kind in ("card", "iban"):
+            add("personal_data", item.kind)
     if p.PLACEHOLDER.search(p.MERGE_TAG.sub("", text)):
         add("placeholder")
     if p.HTML_TAG.search(text):
@@ -165,14 +172,7 @@ def repetition(folded: str) -> str:
             return " ".join(triple)
         seen.add(triple)
     for i in range(len(words) - 1):
-        if words[i] == words[i + 1] and words[i] not in {
-            "that",
-            "had",
-            "sie",
-            "die",
-            "nous",
-            "vous",
-        }:
+        if words[i] == words[i + 1] and words[i] not in _MAY_DOUBLE:
             return f"{words[i]} {words[i]}"
     return ""
 

@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Iterable
 
 from mesh.agents.guard import patterns as p
+from mesh.agents.guard.injection import ROLE_MARK
 from mesh.contracts.email import MergeTag
 
 _TAG_OPEN, _TAG_CLOSE = "\ue000", "\ue001"
@@ -56,6 +57,7 @@ def clean(text: str, tags: Iterable[MergeTag] = (), *, labels: bool = True) -> s
             text = re.sub(r"[\[\]{}<>|*`$]|%(?=\W*%)", "", text)
         text = p.MERGE_TAG.sub(lambda m: keep(m[1]), text)
         text = p.CODE_FENCE.sub("", text)
+        text = ROLE_MARK.sub(" ", text)
         text = p.MARKDOWN_LINK.sub(r"\1", text)
         text = p.PLACEHOLDER.sub(lambda m: keep(m[1] or m[2] or m[3] or ""), text)
         text = p.HTML_TAG.sub("", text)

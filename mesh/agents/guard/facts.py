@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from mesh.agents.guard import patterns as p
+from mesh.agents.guard.personal import known_keys
 from mesh.contracts.email import Brief
 
 _PERCENT = {"%", "percent", "per cent", "prozent", "pour cent", "por ciento"}
@@ -44,12 +45,22 @@ class Facts:
     """A brief seen by guardrails."""
 
     brief: Brief
+    memory: tuple[str, ...] = ()
+    """Statements of the memory that this text may rest on: they vouch for claims, figures and
+    names like the brief's own words, never for addresses, links or phone numbers."""
     safe_texts: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
     """What ``templates.safe`` made of the brief's texts: they are looked at again and again."""
 
     @cached_property
     def text(self) -> str:
-        """All free text of the brief: an attacker's words too, so it never vouches for links."""
+        """All that claims may rest on: the brief's free text and the memory's statements.
+
+        An attacker's words too, so it never vouches for links."""
+        return "\n".join((self.brief_text, *self.memory))
+
+    @cached_property
+    def brief_text(self) -> str:
+        """All free text of the brief."""
         brief = self.brief
         parts = [brief.goal, brief.product, brief.brand, brief.audience, *brief.key_points]
         parts += [link.label for link in brief.links]
@@ -77,11 +88,16 @@ class Facts:
 
     @cached_property
     def emails(self) -> frozenset[str]:
-        return frozenset(m.rstrip(".") for m in p.EMAIL.findall(self.folded))
+        return frozenset(m.rstrip(".") for m in p.EMAIL.findall(fold(self.brief_text)))
 
     @cached_property
     def phones(self) -> frozenset[str]:
-        return frozenset(re.sub(r"\D", "", m) for m in p.PHONE.findall(self.folded))
+        return frozenset(re.sub(r"\D", "", m) for m in p.PHONE.findall(fold(self.brief_text)))
+
+    @cached_property
+    def personal(self) -> frozenset[str]:
+        """Personal data that the brief gives away itself, in normal form."""
+        return known_keys(self.brief_text)
 
     @cached_property
     def hosts(self) -> frozenset[str]:

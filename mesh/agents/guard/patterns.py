@@ -9,10 +9,12 @@ from __future__ import annotations
 import re
 
 INVISIBLE = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb"
-    r"\ud800-\udfff]"
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180e"
+    r"\u200b-\u200f\u2028-\u202e\u2060-\u2069\u3164\ufeff\uffa0\ufff9-\ufffb\ud800-\udfff"
+    r"\U000e0000-\U000e0fff]"
 )
-"""Control characters, zero-width ones, direction overrides, lone surrogates."""
+"""Control characters, zero-width ones and fillers, direction overrides, lone surrogates, and the
+tag characters and variation selectors that carry text which only a machine reads."""
 
 HTML_TAG = re.compile(r"<[a-zA-Z/!?][^<>]*>?")
 CODE_FENCE = re.compile(r"```[a-z]*\n?|`")

@@ -96,6 +96,7 @@ class BodyWriter:
             if piece.text is None
             else f"passed every check after {piece.tries} tries",
             repairs=decision_notes([piece]),
+            prompt=piece.prompt,
             degraded=piece.text is None,
         )
 

@@ -44,6 +44,7 @@ class PreheaderWriter:
                     if degraded
                     else f"passed every check after {piece.tries} tries",
                     repairs=decision_notes([piece]),
+                    prompt=piece.prompt,
                     degraded=degraded,
                 ),
             ),

@@ -48,6 +48,7 @@ class Strategist:
                     if not degraded
                     else f"the brief's own words: {piece.failure}",
                     repairs=decision_notes([piece]),
+                    prompt=piece.prompt,
                     degraded=degraded,
                 ),
                 Decision(

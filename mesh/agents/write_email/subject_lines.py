@@ -67,6 +67,7 @@ class SubjectLineWriter:
                     ],
                     reason=f"highest score ({self.scorer.name}): {best[0].reason}",
                     repairs=decision_notes(pieces),
+                    prompt=pieces[0].prompt,
                     degraded=degraded,
                 ),
             ),
