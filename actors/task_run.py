@@ -220,7 +220,7 @@ class TaskRun:
         )
         journal = PostgresJournal(parts.tasks, row.id, row.attempt, parts.clock, deadline, patience)
         llm = PatientLLM(parts.llm, parts.clock, deadline, patience)
-        writer = parts.streams.writer(str(row.id), row.attempt)
+        writer = parts.streams.writer(str(row.id), row.attempt, workspace=row.workspace_id)
         failures = 0
         try:
             while True:
@@ -301,7 +301,7 @@ async def announce(
     patience = Deadline.after(options.announce_s, clock)
     try:
         await persist(
-            lambda: streams.seal(str(row.id), row.attempt, type, data),
+            lambda: streams.seal(str(row.id), row.attempt, type, data, workspace=row.workspace_id),
             clock,
             patience,
             options.patience,

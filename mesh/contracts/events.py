@@ -28,10 +28,14 @@ class EventType(StrEnum):
     TOKENS = "tokens"  # data: step, text
     STEP_RETRIED = "step.retried"  # data: step, reason, n  (tokens so far of this step are void)
     STEP_FINISHED = "step.finished"  # data: step, output, decisions, degraded
+    STEP_CONTINUED = "step.continued"  # data: step, agent, chars  (its tokens so far stand)
+    STEP_WAITING = "step.waiting"  # data: step, question, expires_at  (Unix seconds)
+    STEP_APPROVED = "step.approved"  # data: step, approved, comment, by, timed_out
     TASK_SUCCEEDED = "task.succeeded"  # data: degraded, subject
     TASK_FAILED = "task.failed"  # data: error
     TASK_CANCELLED = "task.cancelled"
     ERROR = "error"  # data: code, message, details, traceId; the stream ends
+    ROOM_MESSAGE = "room.message"  # data: room, sender, data
 
     @property
     def terminal(self) -> bool:
@@ -41,6 +45,11 @@ class EventType(StrEnum):
             EventType.TASK_CANCELLED,
             EventType.ERROR,
         )
+
+    @property
+    def lifecycle(self) -> bool:
+        """Whether the workspace's stream of all tasks tells of it too."""
+        return self.value.startswith("task.")
 
 
 @dataclass(frozen=True, order=True, slots=True)

@@ -26,13 +26,17 @@ from redis.exceptions import NoScriptError, RedisError
 from mesh.core.errors import Fenced, MailyError, Unavailable
 from mesh.core.metrics import RETRIES, STREAM_COMMITS
 from mesh.streams.options import StreamOptions
+from mesh.streams.shared import SHARE
 from mesh.streams.writer import Batch, ended
 
-SCRIPT = b"""
--- KEYS[1] stream. ARGV: 1 max events, 2 time to live (ms), 3 attempt, 4 first sequence,
--- 5 writer, 6 '1' where the last is terminal, 7... payloads
+SCRIPT = (
+    SHARE
+    + b"""
+-- KEYS: 1 stream, 2 (where there are copies) shared stream. ARGV: 1 max events, 2 time to live
+-- (ms), 3 attempt, 4 first sequence, 5 writer, 6 '1' where the last is terminal, 7 number of
+-- payloads, 8... payloads, then of each copy: its payload's number and its own payload
 local key, attempt, first, writer = KEYS[1], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
-local count = #ARGV - 6
+local count = tonumber(ARGV[7])
 local function id(index) return ARGV[3] .. '-' .. string.format('%.0f', first + index - 1) end
 local top = redis.call('XREVRANGE', key, '+', '-', 'COUNT', 1)[1]
 local there = 0
@@ -43,7 +47,7 @@ if top then
   if top_attempt == attempt and top_sequence >= first then
     for index = 1, math.min(count, top_sequence - first + 1) do
       local found = redis.call('XRANGE', key, id(index), id(index))[1]
-      if not found or found[2][2] ~= ARGV[6 + index] or found[2][4] ~= writer then
+      if not found or found[2][2] ~= ARGV[7 + index] or found[2][4] ~= writer then
         return 'fenced'
       end
       there = index
@@ -54,7 +58,7 @@ end
 if there == count then return 'ok' end
 local message = {ARGV[3] .. ' ' .. string.format('%.0f', first + there)}
 for index = there + 1, count do
-  local payload = ARGV[6 + index]
+  local payload = ARGV[7 + index]
   if index == count and ARGV[6] == '1' then
     redis.call('XADD', key, 'MAXLEN', '~', ARGV[1], id(index), 'e', payload, 'w', writer, 'z', '1')
   else
@@ -64,8 +68,12 @@ for index = there + 1, count do
 end
 redis.call('PEXPIRE', key, ARGV[2])
 redis.call('PUBLISH', key, table.concat(message, '\\n'))
+for at = 8 + count, #ARGV, 2 do
+  if tonumber(ARGV[at]) > there then share(KEYS[2], ARGV[1], ARGV[2], ARGV[at + 1]) end
+end
 return 'ok'
 """
+)
 SCRIPT_SHA = hashlib.sha1(SCRIPT, usedforsecurity=False).hexdigest()
 
 
@@ -93,15 +101,22 @@ class GroupCommit:
     async def commit(self, batch: Batch) -> None:
         """See ``Sink.commit``."""
         options = self._options
+        copies = [(n, e.copy) for n, e in enumerate(batch.entries, 1) if e.copy is not None]
+        keys = [f"{options.prefix}{batch.stream}"]
+        if copies and batch.shared is not None:
+            keys.append(f"{options.prefix}{batch.shared}")
         arguments = (
-            f"{options.prefix}{batch.stream}",
+            len(keys),
+            *keys,
             options.max_events,
             max(1, round(options.ttl_s * 1_000)),
             batch.attempt,
             batch.first,
             batch.writer,
             "1" if batch.terminal else "0",
+            len(batch.entries),
             *(entry.payload for entry in batch.entries),
+            *(part for copy in copies for part in copy),
         )
         done = asyncio.get_running_loop().create_future()
         give_up_at = time.monotonic() + options.append_timeout_s
@@ -137,7 +152,7 @@ class GroupCommit:
         sent = [self._pending.popleft() for _ in range(size)]
         pipeline = self._redis.pipeline(transaction=False)
         for pending in sent:
-            pipeline.evalsha(SCRIPT_SHA, 1, *pending.arguments)
+            pipeline.evalsha(SCRIPT_SHA, *pending.arguments)
         try:
             replies: list[Any] = await pipeline.execute(raise_on_error=False)
         except (RedisError, OSError) as error:

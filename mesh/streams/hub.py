@@ -6,6 +6,9 @@ few bytes, an idle stream nothing, however many there are (one blocking XREAD ov
 would resend every key on every wake-up). Publishing may lose messages, the log does not: on
 every doubt (connection lost, feed too slow, an event skipped, the newest event of the log is
 another) the feeds are spoiled and their readers go back to the log.
+
+While it has readers the hub also watches how late the loop's timers fire: the busier the loop,
+the longer live tokens wait for company (``pace``).
 """
 
 from __future__ import annotations
@@ -26,12 +29,16 @@ from mesh.core.metrics import STREAM_RECONNECTS
 from mesh.streams.codec import decode
 from mesh.streams.feed import Feed, Feeds
 from mesh.streams.log import START
+from mesh.streams.names import endless
 from mesh.streams.options import StreamOptions
+from mesh.streams.pace import Pace
 
 _log = get_logger(__name__)
 
 _CHUNK = 500
 """Channels per command, streams per look at the log."""
+_PROBE_S = 0.05
+"""Between two looks at how late a timer fires."""
 
 
 class Hub:
@@ -40,7 +47,8 @@ class Hub:
     def __init__(self, redis: Redis, options: StreamOptions) -> None:
         self._redis = redis
         self._options = options
-        self.feeds = Feeds(options.feed_events)
+        self.pace = Pace(0.0, options.hold_most_s)
+        self.feeds = Feeds(options.feed_events, options.feed_bytes, self.pace)
         self._newest: dict[str, Cursor] = {}
         """Per subscribed stream: the newest event that its feeds were told of."""
         self._confirmed: set[str] = set()
@@ -50,6 +58,7 @@ class Hub:
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._verifier: asyncio.Task[None] | None = None
+        self._probe: asyncio.TimerHandle | None = None
         self.reconnects = 0
         self.messages = 0
 
@@ -61,13 +70,27 @@ class Hub:
         if self._task is None:
             self._task = asyncio.create_task(self._run())
             self._verifier = asyncio.create_task(self._verify())
+        if self._probe is None:
+            self._probe_soon()
         return feed
 
     def detach(self, feed: Feed) -> None:
         if self.feeds.remove(feed):
             self._changed.set()
 
+    def _probe_soon(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._probe = loop.call_later(_PROBE_S, self._probed, loop.time() + _PROBE_S)
+
+    def _probed(self, due: float) -> None:
+        self.pace.observe(asyncio.get_running_loop().time() - due)
+        self._probe = None
+        if len(self.feeds):
+            self._probe_soon()
+
     async def aclose(self) -> None:
+        if self._probe is not None:
+            self._probe.cancel()
         tasks = [task for task in (self._task, self._verifier) if task is not None]
         for task in tasks:
             task.cancel()
@@ -164,7 +187,7 @@ class Hub:
             for index, payload in enumerate(payloads)
         ]
         self._newest[stream] = events[-1].cursor
-        self.feeds.publish(stream, events)
+        self.feeds.publish(stream, events, len(body))
 
     def _forget(self) -> None:
         self._sent.clear()
@@ -191,7 +214,9 @@ class Hub:
                         continue
                     newest = Cursor.parse(reply[0][0].decode()) if reply else None
                     if newest is None:
-                        self.feeds.spoil(stream)
+                        # A shared stream is allowed to be empty, and its readers go on waiting.
+                        if not endless(stream):
+                            self.feeds.spoil(stream)
                     elif newest > self._newest.get(stream, START):
                         self._newest[stream] = newest
                         self.feeds.spoil(stream)

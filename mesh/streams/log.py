@@ -6,10 +6,12 @@ Two implementations share one conformance suite: ``valkey.ValkeyStreamLog`` and
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Protocol
+from uuid import UUID
 
 from mesh.contracts.events import Cursor, Event, EventType
+from mesh.streams.follow import Follower
 
 START = Cursor()
 """Before the first event of any stream."""
@@ -39,9 +41,24 @@ class StreamWriter(Protocol):
 
 
 class StreamLog(Protocol):
-    def writer(self, stream: str, attempt: int) -> StreamWriter:
+    def writer(self, stream: str, attempt: int, *, workspace: UUID | None = None) -> StreamWriter:
         """A writer whose events are (attempt, 1), (attempt, 2), … A restarted writer of the
-        same attempt goes on after the last event that it finds."""
+        same attempt goes on after the last event that it finds.
+
+        ``workspace``: whose stream of all tasks is told of the lifecycle events too, each
+        exactly once and in the same commit.
+        """
+        ...
+
+    async def publish(
+        self, streams: Sequence[str], type: EventType, data: dict[str, Any], *, key: str
+    ) -> Event:
+        """Append to shared streams (``names.endless``), all or none; gives the first's event.
+
+        Anybody may, any number at once: the log numbers the events. A repeat with the same
+        ``key`` within ten minutes appends nothing and gives the first one's place. Raises
+        Unavailable (then it is unknown whether it was appended: repeat it), InvalidInput.
+        """
         ...
 
     def read(
@@ -54,12 +71,22 @@ class StreamLog(Protocol):
         """
         ...
 
+    def follow(self, stream: str, after: Cursor, wake: Callable[[], None]) -> Follower:
+        """A reader that a caller steps by itself, many of them in one task."""
+        ...
+
     async def last(self, stream: str) -> Event | None:
         """The newest event, or None."""
         ...
 
     async def seal(
-        self, stream: str, attempt: int, type: EventType, data: dict[str, Any]
+        self,
+        stream: str,
+        attempt: int,
+        type: EventType,
+        data: dict[str, Any],
+        *,
+        workspace: UUID | None = None,
     ) -> Event | None:
         """Append a terminal event unless the stream has one already; None: it had.
 

@@ -11,6 +11,8 @@ class StreamOptions:
 
     coalesce_s: float = 0.015
     """How long later tokens of a step wait for company. 0: each goes at once."""
+    coalesce_most_s: float = 0.1
+    """… and at most, while the event loop lags: larger pieces then cost less."""
     coalesce_pieces: int = 64
     """So many waiting tokens go without waiting longer."""
     buffer_chars: int = 65_536
@@ -23,6 +25,13 @@ class StreamOptions:
     """A larger event is refused with InvalidInput."""
     feed_events: int = 256
     """Live events that wait for one reader; a slower one is sent back to the log."""
+    feed_bytes: int = 1_048_576
+    """… and so many bytes of them."""
+    hold_most_s: float = 0.1
+    """Live tokens wait so long at most for company while the readers' event loop lags; nothing
+    waits in a loop that keeps up."""
+    frames_bytes: int = 16_777_216
+    """Encoded events that a process keeps for its readers to share."""
     page_events: int = 256
     """Events read from the log at once."""
     append_timeout_s: float = 15.0
@@ -37,5 +46,9 @@ class StreamOptions:
     """How often live streams are compared with the log: finds those that expired."""
     batch_streams: int = 128
     """Streams written in one round trip."""
+    batch_pages: int = 64
+    """Pages read in one round trip."""
+    repeat_s: float = 600.0
+    """How long a message to a room is known by its key: a repeat is told the first one's place."""
     prefix: str = "maily:stream:"
     """Of the keys in Valkey."""

@@ -1,57 +1,53 @@
-"""The reading loop, the same for every log: catch up from the log, then follow the live feed.
-
-The log is the truth, the feed only a faster way to hear of it. Whatever the feed did not carry in
-unbroken order (it overflowed, its connection was lost, an event was skipped) sends the loop back
-to the log at its own cursor, so each event comes exactly once and in order.
-"""
+"""One reader as an asynchronous iterator: a follower, and patience with a log that is away."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import AsyncGenerator
-from typing import Protocol
 
 from mesh.contracts.events import Cursor, Event
-from mesh.core.errors import NotFound, Unavailable
-from mesh.core.metrics import STREAM_GAPS, STREAM_READERS
-from mesh.streams.feed import Feed
+from mesh.core.errors import Unavailable
+from mesh.streams.follow import Follower, ReaderCounts, Source, follows
 from mesh.streams.options import StreamOptions
 
-
-class Source(Protocol):
-    """What a log offers to the reading loop."""
-
-    def attach(self, stream: str) -> Feed: ...
-
-    def detach(self, feed: Feed) -> None: ...
-
-    async def page(self, stream: str, after: Cursor, limit: int) -> list[Event] | None:
-        """Up to ``limit`` events after the cursor, oldest first; None: no such stream.
-
-        Raises Unavailable while the log is away.
-        """
-        ...
+__all__ = ["Bell", "ReaderCounts", "Source", "follows", "read"]
 
 
-class ReaderCounts:
-    """What the readers of a log went through; shared by all of them."""
+class Bell:
+    """Wakes the one task that waits. Rung while nobody waits, it rings at the next wait."""
+
+    __slots__ = ("_rung", "_waiter")
 
     def __init__(self) -> None:
-        self.active = 0
-        self.gaps = 0
-        self.pages = 0
+        self._rung = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    def ring(self) -> None:
+        self._rung = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def wait(self, timeout_s: float | None = None) -> None:
+        """Return when it rings, or after ``timeout_s`` seconds."""
+        if not self._rung:
+            loop = asyncio.get_running_loop()
+            self._waiter = waiter = loop.create_future()
+            timer = (
+                None if timeout_s is None else loop.call_later(max(0.0, timeout_s), _end, waiter)
+            )
+            try:
+                await waiter
+            finally:
+                if timer is not None:
+                    timer.cancel()
+                self._waiter = None
+        self._rung = False
 
 
-def follows(position: Cursor, event: Event) -> bool:
-    """Whether nothing can lie between: the next of this attempt, or the first of a later one.
-
-    The first of a later attempt may hide late events of the earlier one only if those were
-    fenced off, and then they never were in the log.
-    """
-    if event.attempt == position.attempt:
-        return event.sequence == position.sequence + 1
-    return event.attempt > position.attempt and event.sequence == 1
+def _end(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
 
 
 class _Patience:
@@ -98,70 +94,36 @@ async def read(
     counts: ReaderCounts,
 ) -> AsyncGenerator[Event | None, None]:
     """See ``StreamLog.read``. Close the generator to leave early."""
-    position = after
+    bell = Bell()
     patience = _Patience(heartbeat_s, options)
-    feed: Feed | None = None
-    counts.active += 1
-    STREAM_READERS.inc()
+    follower = Follower(source, stream, after, options, counts, bell.ring)
+    pages = 0
     try:
         while True:
-            # The log is read before the feed is joined too: a finished or unknown stream then
-            # costs no subscription.
-            if feed is None or (feed.live and feed.stale):
-                if feed is not None:
-                    feed.reset()  # before reading: what comes meanwhile queues up
-                try:
-                    page = await source.page(stream, position, options.page_events)
-                except Unavailable as error:
-                    patience.away(error)
-                    if feed is not None:
-                        feed.spoil()
-                    await asyncio.sleep(min(options.backoff_max_s, patience.wait_s()))
-                    if patience.overdue():
-                        yield None
-                        patience.spoke()
-                    continue
-                if page is None:
-                    raise NotFound("The stream has expired or never was.", {"stream": stream})
-                patience.present()
-                counts.pages += 1
-                more = len(page) >= options.page_events
-                for event in page:
-                    if not follows(position, event):
-                        counts.gaps += 1
-                        STREAM_GAPS.inc()
-                    position = event.cursor
-                    yield event
-                    if event.type.terminal:
-                        return
-                    patience.spoke()
-                if feed is None and not more:
-                    feed = source.attach(stream)
-                elif feed is not None and more:
-                    feed.spoil()
-                continue
-            events = feed.take()
-            if not events:
-                await feed.wait(patience.wait_s())
-                if not feed.live:
-                    patience.away()
+            try:
+                events = follower.step()
+            except Unavailable as error:
+                patience.away(error)
+                await asyncio.sleep(min(options.backoff_max_s, patience.wait_s()))
                 if patience.overdue():
                     yield None
                     patience.spoke()
                 continue
+            if follower.pages != pages:
+                pages = follower.pages
+                patience.present()
             for event in events:
-                if event.cursor <= position:
-                    continue
-                if not follows(position, event):
-                    feed.spoil()
-                    break
-                position = event.cursor
                 yield event
-                if event.type.terminal:
-                    return
+                patience.spoke()
+            if follower.ended:
+                return
+            if events:
+                continue
+            await bell.wait(patience.wait_s())
+            if not follower.live:
+                patience.away()
+            if patience.overdue():
+                yield None
                 patience.spoke()
     finally:
-        counts.active -= 1
-        STREAM_READERS.dec()
-        if feed is not None:
-            source.detach(feed)
+        follower.close()

@@ -7,6 +7,7 @@ The rest here is to tell "another has ended it" from "another writer took the ne
 from __future__ import annotations
 
 from typing import Any, Protocol
+from uuid import UUID
 
 from mesh.contracts.events import Event, EventType
 from mesh.core.errors import Fenced
@@ -17,19 +18,26 @@ _TRIES = 16
 
 
 class Sealable(Protocol):
-    def writer(self, stream: str, attempt: int) -> StreamWriter: ...
+    def writer(
+        self, stream: str, attempt: int, *, workspace: UUID | None = None
+    ) -> StreamWriter: ...
 
     async def last(self, stream: str) -> Event | None: ...
 
 
 async def seal(
-    log: Sealable, stream: str, attempt: int, type: EventType, data: dict[str, Any]
+    log: Sealable,
+    stream: str,
+    attempt: int,
+    type: EventType,
+    data: dict[str, Any],
+    workspace: UUID | None = None,
 ) -> Event | None:
     """See ``StreamLog.seal``, which every log implements with this."""
     if not type.terminal:
         raise ValueError(f"{type} does not end a stream")
     for _ in range(_TRIES):
-        writer = log.writer(stream, attempt)
+        writer = log.writer(stream, attempt, workspace=workspace)
         try:
             return await writer.append(type, data)
         except Fenced:

@@ -6,22 +6,26 @@ One Valkey stream per log (``maily:stream:<stream>``), its entry ids are our cur
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any
+from uuid import UUID
 
 from redis.asyncio import Redis
 
 from mesh.contracts.events import Cursor, Event, EventType
 from mesh.core.clock import Clock, SystemClock
-from mesh.streams.codec import decode
 from mesh.streams.commit import GroupCommit
 from mesh.streams.connect import unavailable
 from mesh.streams.feed import Feed
+from mesh.streams.follow import Follower, ReaderCounts
 from mesh.streams.hub import Hub
 from mesh.streams.log import START
 from mesh.streams.options import StreamOptions
-from mesh.streams.reader import ReaderCounts, read
+from mesh.streams.pace import Pace
+from mesh.streams.pager import Page, Pager, event_of
+from mesh.streams.reader import read
 from mesh.streams.seal import seal
+from mesh.streams.shared import publish
 from mesh.streams.writer import Batch, BufferedWriter
 
 
@@ -38,11 +42,27 @@ class ValkeyStreamLog:
         self._options = options or StreamOptions()
         self._clock = clock or SystemClock()
         self._commit = GroupCommit(redis, self._options)
+        self._pager = Pager(redis, self._options)
         self._hub = Hub(redis, self._options)
+        self._pace = Pace(self._options.coalesce_s, self._options.coalesce_most_s)
         self._counts = ReaderCounts()
 
-    def writer(self, stream: str, attempt: int) -> BufferedWriter:
-        return BufferedWriter(self, stream, attempt, self._options, self._clock)
+    def writer(self, stream: str, attempt: int, *, workspace: UUID | None = None) -> BufferedWriter:
+        return BufferedWriter(
+            self,
+            stream,
+            attempt,
+            self._options,
+            self._clock,
+            workspace=workspace,
+            pace=self._pace,
+        )
+
+    async def publish(
+        self, streams: Sequence[str], type: EventType, data: dict[str, Any], *, key: str
+    ) -> Event:
+        at = self._clock.now()
+        return await publish(self._redis, self._options, streams, type, at, data, key)
 
     def read(
         self, stream: str, after: Cursor = START, *, heartbeat_s: float = 15.0
@@ -51,16 +71,25 @@ class ValkeyStreamLog:
         ``first_timeout_s`` at the start or ``away_timeout_s`` later."""
         return read(self, stream, after, heartbeat_s, self._options, self._counts)
 
+    def follow(self, stream: str, after: Cursor, wake: Callable[[], None]) -> Follower:
+        return Follower(self, stream, after, self._options, self._counts, wake)
+
     async def last(self, stream: str) -> Event | None:
         """The newest event, or None. Raises Unavailable."""
         with unavailable():
             entries = await self._redis.xrevrange(self._key(stream), count=1)
-        return _event(stream, entries[0]) if entries else None
+        return event_of(stream, entries[0]) if entries else None
 
     async def seal(
-        self, stream: str, attempt: int, type: EventType, data: dict[str, Any]
+        self,
+        stream: str,
+        attempt: int,
+        type: EventType,
+        data: dict[str, Any],
+        *,
+        workspace: UUID | None = None,
     ) -> Event | None:
-        return await seal(self, stream, attempt, type, data)
+        return await seal(self, stream, attempt, type, data, workspace)
 
     def statistics(self) -> dict[str, int | float]:
         return {
@@ -68,20 +97,25 @@ class ValkeyStreamLog:
             "commits": self._commit.commits,
             "retries": self._commit.retries,
             "fenced": self._commit.fenced,
-            "streams": len(self._hub.feeds.streams()),
+            "streams": len(self._hub.feeds),
             "readers": self._counts.active,
             "pages": self._counts.pages,
             "gaps": self._counts.gaps,
             "overflows": self._hub.feeds.overflows,
+            "held": self._hub.feeds.held,
             "messages": self._hub.messages,
             "reconnects": self._hub.reconnects,
+            "lag_s": self._hub.pace.lag_s,
+            "pages_read": self._pager.read,
+            "page_round_trips": self._pager.round_trips,
         }
 
     async def aclose(self) -> None:
         await self._hub.aclose()
+        await self._pager.aclose()
         await self._commit.aclose()
 
-    # What the reading loop needs (reader.Source).
+    # What a follower needs (follow.Source).
 
     def attach(self, stream: str) -> Feed:
         return self._hub.attach(stream)
@@ -89,13 +123,8 @@ class ValkeyStreamLog:
     def detach(self, feed: Feed) -> None:
         self._hub.detach(feed)
 
-    async def page(self, stream: str, after: Cursor, limit: int) -> list[Event] | None:
-        key = self._key(stream)
-        with unavailable():
-            entries = await self._redis.xrange(key, f"({after}", "+", count=limit) or []
-            if not entries and not await self._redis.exists(key):
-                return None
-        return [_event(stream, entry) for entry in entries]
+    def page(self, stream: str, after: Cursor, limit: int) -> Awaitable[Page]:
+        return self._pager.page(stream, after, limit)
 
     # What a writer needs (writer.Sink).
 
@@ -108,8 +137,3 @@ class ValkeyStreamLog:
 
     def _key(self, stream: str) -> str:
         return f"{self._options.prefix}{stream}"
-
-
-def _event(stream: str, entry: Any) -> Event:
-    cursor = Cursor.parse(entry[0].decode())
-    return decode(stream, cursor.attempt, cursor.sequence, entry[1][b"e"])

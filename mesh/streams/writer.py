@@ -18,6 +18,7 @@ import uuid
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+from uuid import UUID
 
 from mesh.contracts.events import Cursor, Event, EventType
 from mesh.core.clock import Clock
@@ -25,9 +26,14 @@ from mesh.core.errors import Fenced, MailyError, Unavailable
 from mesh.core.logging import get_logger
 from mesh.core.metrics import FENCED, STREAM_EVENTS
 from mesh.streams.codec import clean, decode, encode
+from mesh.streams.names import workspace_stream
 from mesh.streams.options import StreamOptions
+from mesh.streams.pace import Pace
 
 _log = get_logger(__name__)
+
+_COPY_BYTES = 256
+"""What a copy may be longer than its event by: the task's id and attempt."""
 
 
 @dataclass(slots=True, eq=False)
@@ -38,6 +44,8 @@ class Entry:
     payload: bytes
     acknowledged: asyncio.Future[None] | None = None
     sequence: int = 0
+    copy: bytes | None = None
+    """The same event as the workspace's stream of all tasks tells it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -48,6 +56,8 @@ class Batch:
     attempt: int
     writer: str
     entries: list[Entry] = field(default_factory=list)
+    shared: str | None = None
+    """Where copies go, in the same commit."""
 
     @property
     def first(self) -> int:
@@ -82,13 +92,23 @@ class BufferedWriter:
     """See ``StreamWriter``. Belongs to one event loop."""
 
     def __init__(
-        self, sink: Sink, stream: str, attempt: int, options: StreamOptions, clock: Clock
+        self,
+        sink: Sink,
+        stream: str,
+        attempt: int,
+        options: StreamOptions,
+        clock: Clock,
+        *,
+        workspace: UUID | None = None,
+        pace: Pace | None = None,
     ) -> None:
         self._sink = sink
         self._stream = stream
         self._attempt = attempt
         self._options = options
         self._clock = clock
+        self._shared = None if workspace is None else workspace_stream(workspace)
+        self._pace = pace or Pace(options.coalesce_s, options.coalesce_most_s)
         self._id = uuid.uuid4().hex[:16]
         self._sequence: int | None = None
         self._queue: deque[Entry] = deque()
@@ -154,7 +174,13 @@ class BufferedWriter:
 
     def _seal(self, type: EventType, data: dict[str, Any]) -> Entry:
         limit = self._options.max_event_bytes
-        entry = Entry(type, encode(type, self._clock.now(), data, limit))
+        at = self._clock.now()
+        entry = Entry(type, encode(type, at, data, limit))
+        if self._shared is not None and type.lifecycle:
+            told = {"task_id": self._stream, "attempt": self._attempt}
+            # The copy names the task; where that makes it too long, it says no more than that.
+            whole = len(entry.payload) + _COPY_BYTES <= limit
+            entry.copy = encode(type, at, {**data, **told} if whole else told, limit)
         self._queue.append(entry)
         return entry
 
@@ -178,7 +204,10 @@ class BufferedWriter:
             self._wake()
 
     async def _flush_later(self) -> None:
-        await self._clock.sleep(self._options.coalesce_s)
+        wait_s = self._pace.hold_s
+        until = self._clock.monotonic() + wait_s
+        await self._clock.sleep(wait_s)
+        self._pace.observe(self._clock.monotonic() - until)
         self._timer = None
         self._flush()
 
@@ -207,7 +236,7 @@ class BufferedWriter:
             if end.attempt > self._attempt:
                 raise Fenced("A later attempt writes this stream.", {"stream": self._stream})
             self._sequence = end.sequence if end.attempt == self._attempt else 0
-        batch = Batch(self._stream, self._attempt, self._id)
+        batch = Batch(self._stream, self._attempt, self._id, shared=self._shared)
         while self._queue and len(batch.entries) < self._options.coalesce_pieces:
             entry = self._queue[0]
             if batch.entries and batch.terminal:

@@ -87,7 +87,7 @@ async def announce(gateway: Gateway, row: TaskRow) -> None:
     coordinator's sweep does the same later."""
     kind, data = terminal_event(row)
     try:
-        await gateway.streams.seal(str(row.id), row.attempt, kind, data)
+        await gateway.streams.seal(str(row.id), row.attempt, kind, data, workspace=row.workspace_id)
         await gateway.tasks.mark_announced([row.id])
     except MailyError as error:
         _log.info("events.announce", error=error.code, task_id=str(row.id))

@@ -195,7 +195,7 @@ async def _accepted(gateway: Gateway, row: TaskRow) -> None:
         async with asyncio.timeout(ACCEPTED_WAIT_S):
             if await gateway.streams.last(stream) is not None:
                 return
-            writer = gateway.streams.writer(stream, 0)
+            writer = gateway.streams.writer(stream, 0, workspace=row.workspace_id)
             try:
                 await writer.append(EventType.TASK_ACCEPTED, {"kind": row.kind.value})
             finally:
