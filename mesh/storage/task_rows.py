@@ -26,6 +26,10 @@ class NewTask:
     priority: int = 0
     idempotency_key: str | None = None
     traceparent: str | None = None
+    key_id: str | None = None
+    """Of the API key that asked: it pays beside its workspace."""
+    cost: float = 1.0
+    """What it takes of its workspace's share, relative to other kinds of task."""
 
     def request_hash(self) -> bytes:
         """SHA-256 of what was asked for: the deadline and the trace differ between repeats."""
@@ -58,6 +62,10 @@ class TaskRow:
     deadline_at: datetime
     announced_at: datetime | None
     """When its stream got the terminal event; None on an ended task: the event is owed."""
+    key_id: str | None = None
+    cost: float = 1.0
+    turn: float = 0.0
+    """Its place in virtual time: between workspaces the earliest goes first."""
 
     @classmethod
     def from_record(cls, record: asyncpg.Record) -> TaskRow:
@@ -102,6 +110,53 @@ class RenewResult:
     ok: bool
     """False: fenced. Stop working on it, write nothing more."""
     cancel_requested: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimFilter:
+    """What a claimer takes."""
+
+    kinds: frozenset[str] | None = None
+    """None: every kind."""
+    full: frozenset[UUID] = frozenset()
+    """Workspaces that hold their share of the claimer already: their queued tasks wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueDepth:
+    """Open tasks of one workspace."""
+
+    queued: int
+    running: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptRow:
+    """One claim of a task."""
+
+    task_id: UUID
+    attempt: int
+    worker: str
+    """The owner: the worker's name and its incarnation."""
+    decision: dict[str, Any]
+    """Why this worker: candidates with every part of their scores. Empty: nobody said."""
+    claimed_at: datetime
+    ended_at: datetime | None
+    outcome: str | None
+    """A task's final state, ``lost`` or ``handed_over``; None: it runs (or nobody noticed yet)."""
+
+    @classmethod
+    def from_record(cls, record: asyncpg.Record) -> AttemptRow:
+        return cls(**{f.name: record[f.name] for f in fields(cls)})
+
+
+BUCKETS = 64
+"""Workspaces fall into so many buckets; coordinators share these out among themselves."""
+
+
+def bucket_of(workspace_id: UUID) -> int:
+    """The last bits of the id: random in a UUIDv7, and cheap to say in SQL as well."""
+    return workspace_id.int % BUCKETS
 
 
 _TASK_FIELDS = tuple(f.name for f in fields(TaskRow))

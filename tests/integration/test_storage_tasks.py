@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import json
 import uuid
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest_asyncio
 from mesh.contracts.tasks import TaskKind, TaskState
 from mesh.core.errors import Conflict, Fenced, IdempotencyMismatch, NotFound, Overloaded
 from mesh.core.ids import uuid7
-from mesh.storage import tasks as module
+from mesh.storage import task_sql
 from mesh.storage.pool import Database
 from mesh.storage.tasks import NewStep, NewTask, TaskRepository, TaskRow
 
@@ -305,7 +306,7 @@ async def test_a_claimer_never_misses_a_step_that_is_being_committed(
     s = step()
     values = (s.name, s.position, s.output, s.decisions, s.degraded, s.started_at)
     async with database.transaction() as connection:
-        assert await connection.fetchrow(module._FINISH_STEP, row.id, 1, *values) is not None
+        assert await connection.fetchrow(task_sql.FINISH_STEP, row.id, 1, *values) is not None
         assert await tasks.claim(row.id, "w2", 60) is None
         assert await tasks.claim(None, "w2", 60) is None
     assert await tasks.claim(None, "w2", 60) is not None
@@ -319,7 +320,7 @@ async def test_a_writer_that_meets_a_claim_half_way_waits_and_is_fenced(
     row = await claimed(tasks, workspace)
     await lapse(database, row.id)
     async with database.transaction() as connection:
-        assert await connection.fetchrow(module._CLAIM_ONE, "w2", 60, row.id) is not None
+        assert await connection.fetchrow(task_sql.CLAIM_ONE, "w2", 60, {"": {}}, row.id)
         writing: asyncio.Task[Any] = asyncio.create_task(
             {
                 "step": lambda: tasks.finish_step(row.id, 1, step()),
@@ -420,8 +421,18 @@ async def test_a_claim_reads_open_tasks_alone(
     await database.fetch("ANALYZE tasks")
     explain = "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) "
     async with database.connection() as connection:
-        plan = await connection.fetchval(explain + module._CLAIM_BEST, "w", 60.0)
+        plan = await connection.fetchval(
+            explain + task_sql.CLAIM_TURNS, "w", 60.0, {"": {}}, 3, [], None
+        )
     root = (json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"]
-    assert "tasks_open" in json.dumps(root)
-    assert "Seq Scan" not in json.dumps(root)
-    assert root["Shared Hit Blocks"] + root["Shared Read Blocks"] < 60
+    nodes = list(_nodes(root))
+    assert {"tasks_turn", "tasks_best"} <= {node.get("Index Name") for node in nodes}
+    scanned = [n for n in nodes if n["Node Type"] == "Seq Scan" and n["Relation Name"] == "tasks"]
+    assert scanned == []
+    assert root["Shared Hit Blocks"] + root["Shared Read Blocks"] < 200
+
+
+def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for child in plan.get("Plans", []):
+        yield from _nodes(child)
