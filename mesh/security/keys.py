@@ -34,6 +34,7 @@ LAST_USED_STEP_S = 60.0
 
 _ENSURE_WORKSPACE = "INSERT INTO workspaces (id, name) VALUES ($1, $2) ON CONFLICT DO NOTHING"
 _WORKSPACE = "SELECT id FROM workspaces WHERE name = $1"
+_WORKSPACE_EXISTS = "SELECT EXISTS (SELECT FROM workspaces WHERE id = $1)"
 _COLUMNS = """
 SELECT api_keys.*, workspaces.name AS workspace
 FROM api_keys JOIN workspaces ON workspaces.id = api_keys.workspace_id
@@ -119,6 +120,10 @@ class KeyService:
             return found
 
         return await self._db.transact(work)
+
+    async def workspace_exists(self, workspace_id: UUID) -> bool:
+        record = await self._db.fetchrow(_WORKSPACE_EXISTS, workspace_id)
+        return record is not None and bool(record["exists"])
 
     async def create(
         self,

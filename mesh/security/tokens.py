@@ -28,7 +28,7 @@ from mesh.storage.pool import Database
 
 REFRESH_S = 60.0
 """Keys are read again after this long: how late a process learns that a key retired."""
-RETIRED_WITH = "signing"
+SIGNING = "signing"
 """On the gateways' channel of revocations: the signing keys have changed."""
 
 
@@ -163,10 +163,13 @@ class TokenService:
         return self._cache.statistics()
 
     async def _rotate(self, overlap_s: float, older_than_s: float | None) -> str:
+        before = (await self._cache.current()).signer.kid
         keys = await self._keyring.rotate(overlap_s, older_than_s=older_than_s)
         self._cache.put(keys)
         kid = keys.signer.kid
         assert kid is not None
+        if kid != before:
+            metrics.SIGNING_KEYS.labels("asked" if older_than_s is None else "age").inc()
         return kid
 
     async def _sign(self, kind: str, claims: dict[str, Any], lifetime_s: int) -> str:

@@ -70,7 +70,7 @@ class TokenVerifier:
             self._claims.validate(claims)
             return _of_key(claims) if kind == KEY_TYPE else _of_service(claims)
         except ExpiredTokenError as error:
-            raise Unauthenticated("The token has expired.") from error
+            raise Unauthenticated("The token has expired.", {"expired": True}) from error
         except (JoseError, ValueError, KeyError, TypeError, AttributeError) as error:
             # Malformed in any of the ways that a stranger's bytes can be.
             raise Unauthenticated("The token is not valid.") from error

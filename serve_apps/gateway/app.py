@@ -62,7 +62,13 @@ def create_app(gateway: Gateway, authenticator: Authenticator | None = None) -> 
         app,
         gateway,
         authenticator
-        or Authenticator(gateway.keys, gateway.tokens, gateway.clock, cache_s=security.key_cache_s),
+        or Authenticator(
+            gateway.keys,
+            gateway.tokens,
+            gateway.clock,
+            cache_s=security.key_cache_s,
+            logins=gateway.logins,
+        ),
         held={"/v1/models": held_models(gateway)},
     )
 

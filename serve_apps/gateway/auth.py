@@ -12,11 +12,13 @@ import base64
 import binascii
 import hashlib
 from collections import OrderedDict
+from collections.abc import Callable
 
 from mesh.core.clock import Clock
 from mesh.core.errors import Unauthenticated
 from mesh.security.principal import Principal
-from serve_apps.gateway.deps import KeyStore, TokenStore
+from serve_apps.gateway.deps import KeyStore, LoginGuard, TokenStore
+from serve_apps.gateway.logins import claimed_id
 from serve_apps.gateway.policy import Credential
 
 MAX_CREDENTIAL = 4_096
@@ -34,19 +36,30 @@ class Authenticator:
         *,
         cache_s: float = 5.0,
         size: int = 10_000,
+        logins: LoginGuard | None = None,
     ) -> None:
         self._keys = keys
         self._tokens = tokens
         self._clock = clock
         self._cache_s = cache_s
         self._size = size
+        self._logins = logins
         self._known: OrderedDict[bytes, tuple[Principal, float]] = OrderedDict()
         self._verifying: dict[bytes, asyncio.Task[Principal]] = {}
         self.hits = 0
         self.misses = 0
 
-    async def authenticate(self, header: bytes | None, accepts: Credential) -> Principal:
-        """Raises Unauthenticated: missing, malformed, wrong, expired or revoked."""
+    async def authenticate(
+        self,
+        header: bytes | None,
+        accepts: Credential,
+        address: Callable[[], str] = lambda: "",
+    ) -> Principal:
+        """``address``: the client's, for those who fail again and again.
+
+        Raises Unauthenticated: missing, malformed, wrong, expired or revoked; RateLimited: too
+        many of those came from there (what is known and valid passes all the same).
+        """
         if header is None:
             raise Unauthenticated("Send a key or token: Authorization: Bearer …")
         if len(header) > MAX_CREDENTIAL:
@@ -61,10 +74,28 @@ class Authenticator:
         if basic and accepts != "bearer or basic":
             raise Unauthenticated("Send the key as a bearer: Authorization: Bearer …")
         self.misses += 1
-        principal = await self._once(digest, credential)
+        if self._logins is None:
+            principal = await self._once(digest, credential)
+        else:
+            principal = await self._guarded(self._logins, digest, credential, address())
         # A credential sent by HTTP Basic must not become known to routes that take bearers alone.
         if not basic:
             self._remember(digest, principal)
+        return principal
+
+    async def _guarded(
+        self, logins: LoginGuard, digest: bytes, credential: str, address: str
+    ) -> Principal:
+        key_id = claimed_id(credential)
+        logins.check(address, key_id)
+        try:
+            principal = await self._once(digest, credential)
+        except Unauthenticated as error:
+            # An expired token was right once: clients that renew late are no attackers.
+            if not error.details.get("expired"):
+                await logins.failed(address, key_id, "token" if key_id == "token" else "key")
+            raise
+        logins.succeeded(address, key_id)
         return principal
 
     async def _verify(self, credential: str) -> Principal:

@@ -30,6 +30,8 @@ class RequestContext:
     headers: dict[bytes, bytes]
     started: float
     """Monotonic seconds."""
+    peer: str = ""
+    """Address at the other end of the connection; it may be our own proxy's."""
     route: str = "unmatched"
     """The path's template; the label of metrics."""
     flavour: Flavour = "plain"

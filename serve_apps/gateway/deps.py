@@ -15,6 +15,7 @@ from mesh.core.settings import Settings
 from mesh.llm.engine import Wire
 from mesh.security.keys import KeyInfo, NewKey
 from mesh.security.principal import Principal
+from mesh.security.tokens import ServiceToken
 from mesh.storage.idempotency import Stored
 from mesh.storage.task_rows import NewTask, StepRow, TaskRow
 from mesh.streams.log import StreamLog
@@ -90,6 +91,24 @@ class TokenStore(Protocol):
     ) -> str: ...
 
     async def jwks(self) -> dict[str, Any]: ...
+
+
+class ServiceAdmission(Protocol):
+    """The token endpoint's door for our own services."""
+
+    async def admit(
+        self, assertion: str, workspace_id: UUID | None, scopes: Iterable[str] | None
+    ) -> ServiceToken: ...
+
+
+class LoginGuard(Protocol):
+    """Holds off who sends wrong credentials again and again."""
+
+    def check(self, address: str, key_id: str) -> None: ...
+
+    def succeeded(self, address: str, key_id: str) -> None: ...
+
+    async def failed(self, address: str, key_id: str, kind: str) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,4 +208,7 @@ class Gateway:
     agents: tuple[AgentInfo, ...] = ()
     probes: Mapping[str, Probe] = field(default_factory=dict)
     """Parts by name, for ``/readyz``."""
+    services: ServiceAdmission | None = None
+    """None: services get no tokens here."""
+    logins: LoginGuard | None = None
     version: str = "0"

@@ -82,6 +82,11 @@ TIMEOUT = header(
         "example": "30",
     },
 )
+IF_NONE_MATCH = header(
+    "If-None-Match",
+    "304 where nothing has changed",
+    {"type": "string", "maxLength": 200, "pattern": r"^[\x21-\x7e ,]*$"},
+)
 LAST_EVENT_ID = header(
     "Last-Event-ID",
     "Go on after this event",

@@ -32,6 +32,7 @@ from serve_apps.gateway.body import Replay, check_media, discard, read_body
 from serve_apps.gateway.context import SCOPE_KEY, RequestContext
 from serve_apps.gateway.deps import Gateway
 from serve_apps.gateway.headers import SECURITY, Cors, idempotency_key, read_headers, timeout_of
+from serve_apps.gateway.logins import client_address
 from serve_apps.gateway.policy import Rule, allowed_methods, flavour_of, rule_for, template_of
 
 Held = Callable[[], Awaitable[bytes]]
@@ -98,6 +99,7 @@ class Edge:
         self._access = settings.access_log
         self._slow_s = settings.slow_request_s
         self._monotonic = gateway.clock.monotonic
+        self._trusted = frozenset(gateway.settings.security.trusted_proxies)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -124,6 +126,7 @@ class Edge:
                 path=path,
                 headers={},
                 started=self._monotonic(),
+                peer=_peer(scope),
                 flavour=flavour_of(path),
                 timeout_s=self._timeout_s,
             )
@@ -185,7 +188,9 @@ class Edge:
     async def _enter(self, rule: Rule, context: RequestContext) -> None:
         """Credential, scope and rate limit."""
         principal = await self.authenticator.authenticate(
-            context.headers.get(b"authorization"), rule.credential
+            context.headers.get(b"authorization"),
+            rule.credential,
+            lambda: client_address(context.peer, context.headers, self._trusted),
         )
         context.principal = principal
         decision = await self.gateway.limiter.hit(principal.key_id)
@@ -204,6 +209,8 @@ class Edge:
             )
         if rule.scope is not None:
             principal.require(rule.scope)
+        if rule.workspace:
+            principal.require_workspace()
 
     async def _options(self, template: str, headers: dict[bytes, bytes], send: _Sender) -> None:
         methods = allowed_methods(template)
@@ -277,6 +284,11 @@ def _fresh() -> Iterator[None]:
         yield
     finally:
         otel_context.detach(token)
+
+
+def _peer(scope: Scope) -> str:
+    client = scope.get("client")
+    return str(client[0]) if client else ""
 
 
 def _sends_body(scope: Scope) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 
@@ -18,15 +19,18 @@ from mesh.core.errors import MailyError, Unavailable
 from mesh.core.logging import get_logger
 from mesh.core.settings import Settings
 from mesh.resilience.ratelimit import RateLimiter
+from mesh.security.assertion import AssertionVerifier, Remember
 from mesh.security.keys import KeyService
-from mesh.security.tokens import TokenService
+from mesh.security.tokens import SIGNING, TokenService
 from serve_apps.gateway.app import create_app
 from serve_apps.gateway.auth import Authenticator
 from serve_apps.gateway.deps import Gateway, Probe
 from serve_apps.gateway.edge import Edge
 from serve_apps.gateway.key_admin import REVOKED_CHANNEL, LinkedTokens, Publish, WorkspaceKeys
+from serve_apps.gateway.logins import FailedLogins
 from serve_apps.gateway.models import ServeModels
 from serve_apps.gateway.sealing import AesSealer
+from serve_apps.gateway.service_door import ServiceDoor
 
 STARTING_S = 1.0
 """Between questions to an engine that does not answer yet …"""
@@ -48,6 +52,7 @@ class OpenGateway:
     gateway: Gateway
     authenticator: Authenticator
     models: ServeModels
+    tokens: TokenService
     app: Edge
     _background: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -61,7 +66,7 @@ class OpenGateway:
         keys = KeyService(context.db, context.clock)
         tokens = TokenService(context.db, settings.security, secret, context.clock)
         models = ServeModels(await open_models(context), settings.llm)
-        limits = settings.gateway
+        limits, security = settings.gateway, settings.security
         dispatcher = Dispatcher(context.redis)
         gateway = Gateway(
             settings=settings,
@@ -78,14 +83,33 @@ class OpenGateway:
                 settings.redis_url, limits.rate_limit_per_minute, limits.rate_limit_burst_block
             ),
             render_metrics=metrics.render,
+            services=ServiceDoor(
+                tokens,
+                keys,
+                AssertionVerifier(
+                    secret,
+                    security.issuer,
+                    context.clock,
+                    clock_skew_s=security.clock_skew_s,
+                    remember=_remember(context),
+                ),
+                security.service_token_ttl_s,
+            ),
+            logins=_failed_logins(settings, context),
             agents=AGENTS,
             probes=_probes(context, models, dispatcher),
             version=_version(),
         )
         authenticator = Authenticator(
-            gateway.keys, gateway.tokens, context.clock, cache_s=settings.security.key_cache_s
+            gateway.keys,
+            gateway.tokens,
+            context.clock,
+            cache_s=security.key_cache_s,
+            logins=gateway.logins,
         )
-        opened = cls(context, gateway, authenticator, models, create_app(gateway, authenticator))
+        opened = cls(
+            context, gateway, authenticator, models, tokens, create_app(gateway, authenticator)
+        )
         for work in (opened._hear_revocations(), opened._refresh_models(), opened._sweep()):
             task = asyncio.create_task(work)
             opened._background.add(task)
@@ -106,6 +130,7 @@ class OpenGateway:
                 async with redis.pubsub() as subscription:
                     await subscription.subscribe(REVOKED_CHANNEL)
                     self.authenticator.forget()
+                    self.tokens.refresh()
                     while True:
                         message = await subscription.get_message(
                             ignore_subscribe_messages=True, timeout=POLL_S
@@ -114,10 +139,17 @@ class OpenGateway:
                             async with asyncio.timeout(POLL_S):
                                 await subscription.ping()
                         elif message["type"] == "message":
-                            self.authenticator.forget(message["data"].decode("latin-1"))
+                            self._revoked(message["data"].decode("latin-1"))
             except (RedisError, OSError) as error:
                 _log.info("revocations.lost", error=type(error).__name__)
                 await self.context.clock.sleep(1.0)
+
+    def _revoked(self, what: str) -> None:
+        if what == SIGNING:
+            self.tokens.refresh()
+            self.authenticator.forget()
+        else:
+            self.authenticator.forget(what)
 
     async def _refresh_models(self) -> None:
         while True:
@@ -129,6 +161,9 @@ class OpenGateway:
             await self.context.clock.sleep(SWEEP_S)
             with contextlib.suppress(MailyError):
                 await self.context.idempotency.sweep(KEPT_S)
+            with contextlib.suppress(MailyError):
+                if days := self.context.settings.security.rotate_signing_days:
+                    await self.tokens.rotate_if_older(days * 86_400)
 
 
 def _probes(
@@ -152,6 +187,26 @@ def _probes(
         return f"{len(snapshot.workers)} workers"
 
     return {"database": database, "valkey": valkey, "llm": llm, "agents": agents}
+
+
+def _failed_logins(settings: Settings, context: ProcessContext) -> FailedLogins:
+    most = settings.security.failed_logins_per_minute
+    by_address, by_pair = (
+        RateLimiter(settings.redis_url, limit, 1, clock=context.clock)
+        for limit in (most, max(5, most // 10))
+    )
+    return FailedLogins(by_address, by_pair, context.clock)
+
+
+def _remember(context: ProcessContext) -> Remember:
+    async def remember(jti: str, seconds: float) -> bool:
+        try:
+            key = f"maily:assertion:{jti}"
+            return bool(await context.redis.set(key, b"", nx=True, ex=math.ceil(seconds)))
+        except (RedisError, OSError) as error:
+            raise Unavailable("Valkey is away.") from error
+
+    return remember
 
 
 def _publisher(context: ProcessContext) -> Publish:

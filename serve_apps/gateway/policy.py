@@ -28,6 +28,8 @@ class Rule:
     """Media type that is read; None: a body is not read at all."""
     idempotent: bool = False
     """Whether an Idempotency-Key is honoured."""
+    workspace: bool = True
+    """Whether it reads or writes what is a workspace's: closed to services that name none."""
     head: bool = True
     """Of GET: whether HEAD is answered too (not where the answer is a stream)."""
 
@@ -43,14 +45,14 @@ def _post(scope: str, *, idempotent: bool = True) -> Rule:
 RULES: dict[str, dict[str, Rule]] = {
     "/healthz": {"GET": PUBLIC},
     "/readyz": {"GET": PUBLIC},
-    "/metrics": {"GET": Rule(scope=scopes.METRICS_READ)},
+    "/metrics": {"GET": Rule(scope=scopes.METRICS_READ, workspace=False)},
     "/openapi.json": {"GET": BROWSER},
     "/docs": {"GET": BROWSER},
     "/docs/{asset}": {"GET": BROWSER},
     "/oauth/token": {"POST": Rule(credential="none", body=FORM)},
     "/.well-known/jwks.json": {"GET": PUBLIC},
-    "/v1/models": {"GET": Rule(scope=scopes.MODELS_READ)},
-    "/v1/models/{model_id}": {"GET": Rule(scope=scopes.MODELS_READ)},
+    "/v1/models": {"GET": Rule(scope=scopes.MODELS_READ, workspace=False)},
+    "/v1/models/{model_id}": {"GET": Rule(scope=scopes.MODELS_READ, workspace=False)},
     "/v1/chat/completions": {"POST": _post(scopes.CHAT_WRITE)},
     "/v1/completions": {"POST": _post(scopes.CHAT_WRITE)},
     "/v1/embeddings": {"POST": _post(scopes.EMBEDDINGS_WRITE)},
@@ -60,7 +62,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "DELETE": Rule(scope=scopes.TASKS_WRITE),
     },
     "/v1/mesh/tasks/{task_id}/events": {"GET": Rule(scope=scopes.TASKS_READ, head=False)},
-    "/v1/mesh/agents": {"GET": Rule(scope=scopes.AGENTS_READ)},
+    "/v1/mesh/agents": {"GET": Rule(scope=scopes.AGENTS_READ, workspace=False)},
     "/v1/keys": {"GET": Rule(scope=scopes.KEYS_ADMIN), "POST": _post(scopes.KEYS_ADMIN)},
     "/v1/keys/{key_id}": {"DELETE": Rule(scope=scopes.KEYS_ADMIN)},
 }

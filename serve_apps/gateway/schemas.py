@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from typing import Annotated, Any, Literal
+from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -81,6 +82,15 @@ class TokenForm(BaseModel):
     grant_type: Literal["client_credentials"]
     client_id: str | None = Field(default=None, max_length=200)
     client_secret: str | None = Field(default=None, max_length=400)
+    client_assertion_type: (
+        Literal["urn:ietf:params:oauth:client-assertion-type:jwt-bearer"] | None
+    ) = None
+    client_assertion: str | None = Field(
+        default=None, max_length=2_048, description="RFC 7523: of the runtime's own services"
+    )
+    workspace: UUID | None = Field(
+        default=None, description="For which a service acts; only with an assertion"
+    )
     scope: str | None = Field(default=None, max_length=1_000, description="Parted by blanks")
 
 
