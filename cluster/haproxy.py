@@ -47,6 +47,11 @@ def write_wrapper(layout: Layout, settings: Settings) -> Path:
     edits.write_text(
         "\n".join(
             [
+                # Replicas learn who is calling. First, so that the rest edits the line after, too.
+                r"/^ *option abortonclose/{",
+                r"n",
+                r"/forwardfor/!s|^|    option forwardfor\n|",
+                r"}",
                 r"s|^\( *bind \):\([0-9]\)|\1127.0.0.1:\2|",
                 r"s|^\( *bind \)\*:|\1127.0.0.1:|",
                 r"s|\(stats socket .* mode \)666|\1600|",

@@ -14,8 +14,9 @@ from cluster.cli.console import JsonFlag, answer, err, load_resolved, out
 if TYPE_CHECKING:
     from mesh.core.settings import Settings
     from mesh.security.keys import KeyInfo, KeyService
+    from mesh.storage.pool import Database
 
-app = typer.Typer(help="API keys.", no_args_is_help=True)
+app = typer.Typer(help="API keys, and the keys that sign tokens.", no_args_is_help=True)
 
 Workspace = Annotated[str | None, typer.Option(help="Only this workspace's.")]
 
@@ -96,33 +97,78 @@ def revoke(
         )
 
 
+@app.command("rotate-signing")
+def rotate_signing(
+    leaked: Annotated[
+        bool,
+        typer.Option(help="The old key is worthless at once: every token that it signed ends now."),
+    ] = False,
+    json: JsonFlag = False,
+) -> None:
+    """Sign tokens with a new key from now on; those signed before live out their time."""
+    settings, _ = load_resolved()
+    kid, told = asyncio.run(_rotate(settings, 0.0 if leaked else None))
+    if json:
+        answer({"kid": kid, "gatewaysTold": told})
+        return
+    out.print(f"Tokens are signed by {kid} from now on.")
+    if not told:
+        err.print("[yellow]The gateways could not be told: they notice within a minute.[/]")
+
+
+async def _rotate(settings: Settings, overlap_s: float | None) -> tuple[str, bool]:
+    from mesh.core.clock import SystemClock
+    from mesh.security.tokens import SIGNING, TokenService
+
+    secret = settings.security.secret
+    assert secret is not None  # load_resolved fills it in
+    async with _database(settings) as database:
+        tokens = TokenService(
+            database, settings.security, secret.get_secret_value().encode(), SystemClock()
+        )
+        kid = await tokens.rotate(overlap_s)
+    return kid, await _tell(settings, SIGNING)
+
+
 async def _revoke(settings: Settings, key_id: str) -> tuple[KeyInfo, bool]:
+    async with _keys(settings) as keys:
+        info = await keys.revoke(key_id)
+    return info, await _tell(settings, key_id)
+
+
+async def _tell(settings: Settings, what: str) -> bool:
+    """Tell the gateways what they must forget. False: they could not be told."""
     from redis.exceptions import RedisError
 
     from mesh.streams.connect import connect
     from serve_apps.gateway.key_admin import REVOKED_CHANNEL
 
-    async with _keys(settings) as keys:
-        info = await keys.revoke(key_id)
     client = connect(settings.redis_url, max_connections=1)
     try:
-        await client.publish(REVOKED_CHANNEL, key_id)
+        await client.publish(REVOKED_CHANNEL, what)
     except (OSError, RedisError):
-        return info, False
+        return False
     finally:
         await client.aclose()
-    return info, True
+    return True
 
 
 @asynccontextmanager
 async def _keys(settings: Settings) -> AsyncIterator[KeyService]:
+    from mesh.core.clock import SystemClock
+    from mesh.security.keys import KeyService
+
+    async with _database(settings) as database:
+        yield KeyService(database, SystemClock())
+
+
+@asynccontextmanager
+async def _database(settings: Settings) -> AsyncIterator[Database]:
     """Failure when the database can't be reached."""
     import asyncpg
 
     from cluster.failures import NOT_RUNNING, Failure
-    from mesh.core.clock import SystemClock
     from mesh.core.errors import Unavailable
-    from mesh.security.keys import KeyService
     from mesh.storage.pool import Database
 
     try:
@@ -135,7 +181,7 @@ async def _keys(settings: Settings) -> AsyncIterator[KeyService]:
             f"the database can't be reached: {error}", "`maily up` starts it", NOT_RUNNING
         ) from None
     try:
-        yield KeyService(database, SystemClock())
+        yield database
     finally:
         await database.aclose()
 

@@ -23,6 +23,7 @@ CONFIG = """global
     maxconn 100
 defaults
     mode http
+    option abortonclose
     timeout connect 1s
     timeout client 5s
     timeout server 5s
@@ -123,6 +124,7 @@ def test_the_edits_meet_what_serve_writes() -> None:
         "    bind :{{ config.metrics_port }}",
         "  bind *:{{ config.stats_port }}",
         "    stats socket {{ config.socket_path }} mode 666 ",
+        "    option abortonclose\n",
         "    errorfile 502 ",
         "    errorfile 503 ",
         "    errorfile 504 ",
@@ -146,4 +148,5 @@ def test_editing_twice_changes_nothing_more(tmp_path: Path, ports: dict[str, int
     once = edit()
     assert once != CONFIG.format(folder=tmp_path, **ports)
     assert edit() == once
+    assert once.count("option forwardfor") == 1
     assert json.dumps(NO_TRACE).strip('"') in once
