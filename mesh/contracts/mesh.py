@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Literal
+from uuid import UUID
 
 from pydantic import Field
 
@@ -10,6 +11,19 @@ from mesh.contracts.base import Contract
 from mesh.contracts.tasks import TaskKind
 
 VERSION = 1
+
+
+class KindHistory(Contract):
+    """What one worker has seen of one kind of task, the newest weighing most."""
+
+    count: int = Field(default=0, ge=0, description="Tasks ended")
+    success: float = Field(default=1.0, ge=0.0, le=1.0, description="Share that succeeded")
+    latency_s: float = Field(
+        default=0.0, ge=0.0, description="Peak EWMA: rises at once, falls slowly"
+    )
+    fastest_s: float = Field(default=0.0, ge=0.0, description="The least it took lately")
+    cost_micros: float = Field(default=0.0, ge=0.0, description="Millionths; 0: not known")
+    quality: float = Field(default=1.0, ge=0.0, le=1.0, description="Share not degraded")
 
 
 class WorkerInfo(Contract):
@@ -27,18 +41,49 @@ class WorkerInfo(Contract):
     success: float = Field(default=1.0, ge=0.0, le=1.0, description="Share of tasks that succeeded")
     heartbeat_at: float = Field(description="Unix seconds")
     draining: bool = False
+    history: dict[TaskKind, KindHistory] = Field(
+        default_factory=dict, description="By kind of task; absent: none ended yet"
+    )
 
     @property
     def free(self) -> int:
         return max(0, self.slots - self.active)
 
 
+class QueueInfo(Contract):
+    """Open tasks of one workspace."""
+
+    queued: int = Field(ge=0)
+    running: int = Field(ge=0)
+
+
+class Advice(Contract):
+    """What a coordinator answers to a heartbeat."""
+
+    peers: int = Field(default=0, ge=0, description="Other workers that take tasks")
+    crowded: bool = Field(
+        default=False, description="More than one workspace has queued tasks lately"
+    )
+
+
 class Snapshot(Contract):
     """Every live worker at one moment. Whoever has work decides from the newest one."""
+
+    shard: int = Field(default=0, ge=0, description="The coordinator shard that took it")
 
     version: int = Field(ge=0, description="Grows with each change under one coordinator epoch")
     at: float = Field(description="Unix seconds when it was taken")
     workers: tuple[WorkerInfo, ...] = ()
+    places: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict, description="Nodes by what is there: memory:0, model:name"
+    )
+    rates: dict[TaskKind, float] = Field(
+        default_factory=dict, description="Tasks that all workers end, per second, lately"
+    )
+    tenants: int = Field(default=0, ge=0, description="Workspaces that queued tasks lately")
+    queues: dict[UUID, QueueInfo] = Field(
+        default_factory=dict, description="Of the shard's workspaces, the longest ones"
+    )
 
 
 class AgentInfo(Contract):
