@@ -14,8 +14,10 @@ from typing import Literal, Self
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from mesh.contracts.tasks import TaskKind
 from mesh.core.settings_llm import LLMSettings
 from mesh.core.settings_section import Section
+from mesh.core.settings_streams import StreamSettings
 
 Port = int
 
@@ -66,6 +68,14 @@ class AgentSettings(Section):
     heartbeat_s: float = Field(default=0.5, gt=0.05)
     max_tries: int = Field(default=3, ge=1, le=10)
     """Of the model, per step."""
+    coordinators: int = Field(default=2, ge=1, le=32)
+    """Shards of the coordinator; each looks after its workspaces and, when others are dead,
+    after theirs."""
+    max_share: float = Field(default=0.75, gt=0, le=1)
+    """Largest share of a worker's slots for one workspace while others are about: what is left
+    lets them in at once. Alone it may have all."""
+    specialisations: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Kinds of task by worker name (``agent-worker-0``). Who isn't named takes every kind."""
 
     @model_validator(mode="after")
     def _heartbeats_fit_the_lease(self) -> Self:
@@ -73,13 +83,19 @@ class AgentSettings(Section):
             raise ValueError("heartbeat_s must be at most half of lease_s")
         return self
 
-
-class StreamSettings(Section):
-    coalesce_ms: float = Field(default=15.0, ge=0, le=1_000)
-    max_events: int = Field(default=10_000, ge=100)
-    """Per stream; older ones go."""
-    ttl_s: int = Field(default=86_400, ge=60)
-    """After the last event."""
+    @model_validator(mode="after")
+    def _somebody_takes_every_kind(self) -> Self:
+        names = {f"agent-worker-{index}" for index in range(self.workers)}
+        if unknown := sorted(set(self.specialisations) - names):
+            raise ValueError(f"specialisations names no worker of ours: {', '.join(unknown)}")
+        known = {kind.value for kind in TaskKind}
+        taken = {kind for kinds in self.specialisations.values() for kind in kinds}
+        if wrong := sorted(taken - known):
+            raise ValueError(f"specialisations: there is no kind {', '.join(wrong)}")
+        if not names - set(self.specialisations) and taken != known:
+            missing = ", ".join(sorted(known - taken))
+            raise ValueError(f"specialisations: no worker would take {missing}")
+        return self
 
 
 class PostgresSettings(Section):
