@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 from uuid import UUID
 
 from actors.patience import PatienceOptions, persist
-from mesh.agents.agent import StepOutput, TimeLeft
+from mesh.agents.agent import Asked, StepOutput, TimeLeft, Verdict
+from mesh.agents.graph.durable import base_name
 from mesh.contracts.tasks import Decision
 from mesh.core import metrics
 from mesh.core.clock import Clock
+from mesh.core.errors import Internal
 from mesh.storage.tasks import NewStep, StepRow, TaskRepository
+from mesh.storage.waits import WaitRepository
 
 
 class PostgresJournal:
@@ -24,13 +28,16 @@ class PostgresJournal:
         clock: Clock,
         deadline: TimeLeft,
         patience: PatienceOptions,
+        waits: WaitRepository | None = None,
     ) -> None:
+        """``waits``: None for tasks that never ask people."""
         self._tasks = tasks
         self._task_id = task_id
         self._attempt = attempt
         self._clock = clock
         self._deadline = deadline
         self._patience = patience
+        self._waits = waits
 
     async def finished(self) -> Mapping[str, StepOutput]:
         rows = await persist(
@@ -47,6 +54,10 @@ class PostgresJournal:
             decisions=[decision.model_dump(mode="json") for decision in step.decisions],
             degraded=step.degraded,
             started_at=step.started_at,
+            error=step.error,
+            tries=step.tries,
+            input_hash=step.input_hash,
+            hand_to=step.hand_to,
         )
         row = await persist(
             lambda: self._tasks.finish_step(self._task_id, self._attempt, new),
@@ -55,10 +66,26 @@ class PostgresJournal:
             self._patience,
         )
         metrics.STEP_SECONDS.labels(
-            step=metrics.bounded("step", row.name),
-            outcome="degraded" if row.degraded else "succeeded",
+            step=metrics.bounded("step", base_name(row.name)),
+            outcome="failed" if row.error else "degraded" if row.degraded else "succeeded",
         ).observe(max(0.0, self._clock.now() - step.started_at.timestamp()))
         return _output(row)
+
+    async def ask(self, step: str, question: Any, timeout_s: float) -> Asked:
+        """The question as the database has it: put once, whichever attempt asks."""
+        if self._waits is None:
+            raise Internal("This journal can't put questions to people.")
+        waits = self._waits
+        row, new = await persist(
+            lambda: waits.ask(self._task_id, self._attempt, step, question, timeout_s),
+            self._clock,
+            self._deadline,
+            self._patience,
+        )
+        verdict = None
+        if row.approved is not None:
+            verdict = Verdict(approved=row.approved, comment=row.comment, by=row.decided_by)
+        return Asked(row.expires_at.timestamp(), verdict, row.expired, new)
 
 
 def _output(row: StepRow) -> StepOutput:
@@ -69,4 +96,8 @@ def _output(row: StepRow) -> StepOutput:
         decisions=tuple(Decision.model_validate(d) for d in row.decisions),
         degraded=row.degraded,
         started_at=row.started_at,
+        error=row.error,
+        tries=row.tries,
+        input_hash=row.input_hash,
+        hand_to=row.hand_to,
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
@@ -19,7 +19,7 @@ from mesh.contracts.base import Contract
 from mesh.contracts.email import Brief
 from mesh.contracts.tasks import Decision, TaskRequest
 from mesh.contracts.trace import CallRecord, ReadRecord
-from mesh.core.clock import Clock
+from mesh.core.clock import Clock, SystemClock
 from mesh.core.errors import InvalidInput
 from mesh.llm.engine import LLMClient
 from mesh.streams.log import StreamWriter
@@ -38,6 +38,36 @@ class StepOutput(Contract):
     """… which models it asked (``mesh.agents.ledger``)."""
     degraded: bool = False
     started_at: datetime
+    error: dict[str, Any] | None = None
+    """code, message and details of a step that failed for good; its output is empty then."""
+    tries: int = 1
+    """How many it took, in the attempt that committed it."""
+    input_hash: str = ""
+    """Digest of what the step was given: a replay must give it the same."""
+    hand_to: str | None = None
+    """Which agent the work was handed to."""
+
+
+class Verdict(Contract):
+    """What a person (or time) decided about a step that waits."""
+
+    approved: bool
+    comment: str = ""
+    by: str | None = None
+    """Id of the key; None: time was up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question that was put to a person, once."""
+
+    expires_at: float
+    """Unix seconds."""
+    verdict: Verdict | None = None
+    expired: bool = False
+    """By the journal's own clock: no verdict is taken any more."""
+    new: bool = False
+    """Whether this call put it."""
 
 
 class Journal(Protocol):
@@ -54,18 +84,36 @@ class Journal(Protocol):
         """
         ...
 
+    async def ask(self, step: str, question: Any, timeout_s: float) -> Asked:
+        """Put a question to people, unless it was put before; how it stands. Raises as above."""
+        ...
+
 
 class MemoryJournal:
     """A journal in memory: for tests, and for tasks that need not outlive their process."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock | None = None) -> None:
         self._steps: dict[str, StepOutput] = {}
+        self._clock = clock or SystemClock()
+        self._asked: dict[str, Asked] = {}
 
     async def finished(self) -> Mapping[str, StepOutput]:
         return dict(self._steps)
 
     async def commit(self, step: StepOutput) -> StepOutput:
         return self._steps.setdefault(step.name, step)
+
+    async def ask(self, step: str, question: Any, timeout_s: float) -> Asked:
+        now = self._clock.now()
+        before = self._asked.get(step)
+        if before is None:
+            before = self._asked[step] = Asked(now + timeout_s)
+            return replace(before, new=True)
+        return replace(before, expired=now >= before.expires_at)
+
+    def decide(self, step: str, verdict: Verdict) -> None:
+        """Answer a question. Raises KeyError when it was not put."""
+        self._asked[step] = replace(self._asked[step], verdict=verdict)
 
 
 class TimeLeft(Protocol):
@@ -125,6 +173,8 @@ class StepContext:
     services: AgentServices = NO_SERVICES
     input: Mapping[str, Any] = field(default_factory=dict)
     """What the step was given: the task's ``input``, or what the graph's bindings made."""
+    steps: SubSteps | None = None
+    """For durable steps within this one."""
     scratch: dict[str, Any] = field(default_factory=dict)
     """Shared by the pieces of one step; never stored."""
 
@@ -138,6 +188,11 @@ class StepContext:
     @property
     def model(self) -> str | None:
         return self.task.request.model or self.options.default_model
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same in every attempt: hand it to whatever the step changes outside."""
+        return f"{self.task.task_id}/{self.step}"
 
     def seed(self, piece: str, n: int) -> int:
         """The same for the same task, step, piece and try: a resumed task samples alike."""
@@ -153,6 +208,31 @@ class StepResult:
     output: dict[str, Any]
     decisions: tuple[Decision, ...] = ()
     degraded: bool = False
+    hand_to: str | None = None
+    """The agent that shall take over; its step's ``handoffs`` must allow it."""
+
+
+class SubSteps(Protocol):
+    """Durable steps within a step: a tool's call, the steps of another kind of task."""
+
+    async def run(
+        self,
+        name: str,
+        agent: Agent,
+        input: Mapping[str, Any],
+        *,
+        timeout_s: float | None = None,
+    ) -> StepOutput:
+        """Run it, unless it is committed; ``parent/name`` in the journal. Raises as steps do."""
+        ...
+
+    def kept(self, name: str) -> StepOutput | None:
+        """What is committed of it."""
+        ...
+
+    async def flow(self, flow: Any, task: TaskInput) -> Mapping[str, StepOutput]:
+        """Run a whole graph within this step; its steps' outputs by their own names."""
+        ...
 
 
 class Agent(Protocol):

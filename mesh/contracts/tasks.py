@@ -28,10 +28,14 @@ class TaskKind(StrEnum):
 
 
 class TaskState(StrEnum):
-    """queued → running → succeeded | failed | cancelled. The last three never change again."""
+    """queued → running → succeeded | failed | cancelled. The last three never change again.
+
+    running → waiting → queued: a person has to decide before it goes on.
+    """
 
     QUEUED = "queued"
     RUNNING = "running"
+    WAITING = "waiting"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"

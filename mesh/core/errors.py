@@ -16,9 +16,11 @@
     │   ├── IdempotencyMismatch      422     no    same key, other body
     │   └── Fenced                   409     no    a newer owner holds the lease
     ├── RateLimited                  429     yes   Retry-After
+    ├── BudgetExceeded               429     no    details.budget names it; Retry-After if it resets
     ├── Overloaded                   503     yes   Retry-After
     ├── Unavailable                  503     yes   a dependency is down; Retry-After
     ├── DeadlineExceeded             504     yes
+    ├── StepFailed                   502     no    a step of a task, for good; details say which
     ├── Cancelled                    499     no
     ├── EngineError                  502     yes   the model engine failed
     └── Internal                     500     no    the message never says more than that
@@ -161,6 +163,13 @@ class RateLimited(MailyError):
     retryable = True
 
 
+class BudgetExceeded(MailyError):
+    """A budget leaves no room for this call."""
+
+    code = "budget_exceeded"
+    status = 429
+
+
 class Overloaded(MailyError):
     """The queue is full."""
 
@@ -183,6 +192,13 @@ class DeadlineExceeded(MailyError):
     code = "deadline_exceeded"
     status = 504
     retryable = True
+
+
+class StepFailed(MailyError):
+    """A step of the task failed for good."""
+
+    code = "step_failed"
+    status = 502
 
 
 class Cancelled(MailyError):

@@ -30,6 +30,8 @@ class NewTask:
     """Of the API key that asked: it pays beside its workspace."""
     cost: float = 1.0
     """What it takes of its workspace's share, relative to other kinds of task."""
+    graph: str | None = None
+    """``kind:version:hash`` of the graph that runs it: only who knows it may claim it."""
 
     def request_hash(self) -> bytes:
         """SHA-256 of what was asked for: the deadline and the trace differ between repeats."""
@@ -66,6 +68,12 @@ class TaskRow:
     cost: float = 1.0
     turn: float = 0.0
     """Its place in virtual time: between workspaces the earliest goes first."""
+    graph: str | None = None
+    """Of the task's acceptance; None: accepted by a release without versions."""
+    wake_at: datetime | None = None
+    """Of a waiting task: when it is queued again without an answer."""
+    parks: int = 0
+    """How often it has waited: so many of its attempts are no failures."""
 
     @classmethod
     def from_record(cls, record: asyncpg.Record) -> TaskRow:
@@ -85,6 +93,11 @@ class NewStep:
     started_at: datetime
     decisions: list[dict[str, Any]] = field(default_factory=list)
     degraded: bool = False
+    error: dict[str, Any] | None = None
+    """code, message and details of a step that failed for good."""
+    tries: int = 1
+    input_hash: str = ""
+    hand_to: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +112,10 @@ class StepRow:
     degraded: bool
     started_at: datetime
     finished_at: datetime
+    error: dict[str, Any] | None = None
+    tries: int = 1
+    input_hash: str = ""
+    hand_to: str | None = None
 
     @classmethod
     def from_record(cls, record: asyncpg.Record) -> StepRow:
@@ -120,6 +137,8 @@ class ClaimFilter:
     """None: every kind."""
     full: frozenset[UUID] = frozenset()
     """Workspaces that hold their share of the claimer already: their queued tasks wait."""
+    graphs: frozenset[str] | None = None
+    """Graphs that the claimer knows; None: all. Tasks without one are taken always."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ WITH admitted AS (
     )
 )
 INSERT INTO tasks (id, workspace_id, kind, request, priority, idempotency_key, request_hash,
-                   traceparent, deadline_at, key_id, cost, turn)
-SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $12, $11, turn FROM admitted WHERE turn IS NOT NULL
+                   traceparent, deadline_at, key_id, cost, turn, graph)
+SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $12, $11, turn, $13 FROM admitted WHERE turn IS NOT NULL
 ON CONFLICT DO NOTHING
 RETURNING *
 """
@@ -28,7 +28,7 @@ WHERE workspace_id = $1
   AND ($3::text IS NULL OR state = $3)
 ORDER BY id DESC LIMIT $4
 """
-STEPS = "SELECT * FROM steps WHERE task_id = $1 ORDER BY position"
+STEPS = "SELECT * FROM steps WHERE task_id = $1 ORDER BY position, finished_at"
 
 # SKIP LOCKED everywhere: claimers never wait for each other. The state conditions are spelt as in
 # the partial indexes, which give the order too.
@@ -66,11 +66,13 @@ WITH lapsed AS (
     SELECT id, turn FROM tasks
     WHERE state = 'running' AND lease_until <= now()
       AND ($6::text[] IS NULL OR kind = ANY($6))
+      AND ($7::text[] IS NULL OR graph IS NULL OR graph = ANY($7))
     ORDER BY priority DESC, id LIMIT $4 FOR UPDATE SKIP LOCKED
 ), turns AS (
     SELECT id, workspace_id, turn FROM tasks
     WHERE state = 'queued' AND workspace_id <> ALL($5::uuid[])
       AND ($6::text[] IS NULL OR kind = ANY($6))
+      AND ($7::text[] IS NULL OR graph IS NULL OR graph = ANY($7))
     ORDER BY turn, id LIMIT greatest($4 - (SELECT count(*) FROM lapsed), 0)
     FOR UPDATE SKIP LOCKED
 ), due AS (
@@ -80,6 +82,7 @@ WITH lapsed AS (
         SELECT id, turn FROM tasks
         WHERE state = 'queued' AND workspace_id = due.workspace_id
           AND ($6::text[] IS NULL OR kind = ANY($6))
+          AND ($7::text[] IS NULL OR graph IS NULL OR graph = ANY($7))
         ORDER BY priority DESC, turn, id LIMIT due.n FOR UPDATE SKIP LOCKED
     ) AS best
 ), early AS (
@@ -109,6 +112,7 @@ WITH head AS (
     SELECT tasks.id, tasks.turn FROM tasks, head
     WHERE tasks.id = ANY($4::uuid[]) AND tasks.state = 'queued'
       AND tasks.workspace_id <> ALL($5::uuid[])
+      AND ($8::text[] IS NULL OR tasks.graph IS NULL OR tasks.graph = ANY($8))
       AND tasks.turn <= head.turn + $6
       AND NOT EXISTS (
           SELECT FROM tasks AS better
@@ -178,8 +182,9 @@ WITH held AS (
     SELECT id FROM tasks
     WHERE id = $1 AND attempt = $2 AND state = 'running' FOR NO KEY UPDATE
 )
-INSERT INTO steps (task_id, name, position, attempt, output, decisions, degraded, started_at)
-SELECT id, $3, $4, $2, $5, $6, $7, $8 FROM held
+INSERT INTO steps (task_id, name, position, attempt, output, decisions, degraded, started_at,
+                   error, tries, input_hash, hand_to)
+SELECT id, $3, $4, $2, $5, $6, $7, $8, $9, $10, $11, $12 FROM held
 ON CONFLICT (task_id, name) DO NOTHING
 RETURNING *
 """
@@ -203,13 +208,16 @@ SELECT * FROM ended
 FINISHED_BEFORE = """
 SELECT * FROM tasks WHERE id = $1 AND attempt = $2 AND attempt > 0 AND state = $3
 """
-# What is cancelled in the queue gives its turn back: nobody pays for work that wasn't done.
+# What is cancelled in the queue gives its turn back: nobody pays for work that wasn't done. What
+# has run before (it waited for people) may have something to take back: a worker ends it.
 REQUEST_CANCEL = """
 WITH asked AS (
     UPDATE tasks SET cancel_requested = true, updated_at = now(),
-        state = CASE state WHEN 'queued' THEN 'cancelled' ELSE state END,
-        finished_at = CASE state WHEN 'queued' THEN now() END
-    WHERE id = $1 AND workspace_id = $2 AND state IN ('queued', 'running')
+        state = CASE WHEN state = 'queued' AND attempt = 0 THEN 'cancelled'
+                     WHEN state = 'waiting' THEN 'queued' ELSE state END,
+        finished_at = CASE WHEN state = 'queued' AND attempt = 0 THEN now() END,
+        wake_at = NULL
+    WHERE id = $1 AND workspace_id = $2 AND state IN ('queued', 'running', 'waiting')
     RETURNING *
 ), refunded AS (
     UPDATE shares SET next_turn = next_turn - asked.cost / shares.weight FROM asked

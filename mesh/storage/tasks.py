@@ -77,6 +77,7 @@ class TaskRepository:
                 queue_limit,
                 task.cost,
                 task.key_id,
+                task.graph,
             )
             if record is not None:
                 return TaskRow.from_record(record), True
@@ -151,6 +152,7 @@ class TaskRepository:
             n,
             [*take.full],
             None if take.kinds is None else [*take.kinds],
+            None if take.graphs is None else [*take.graphs],
         )
         return [TaskRow.from_record(record) for record in records]
 
@@ -180,6 +182,7 @@ class TaskRepository:
             [*take.full],
             slack,
             n,
+            None if take.graphs is None else [*take.graphs],
         )
         return [TaskRow.from_record(record) for record in records]
 
@@ -221,6 +224,10 @@ class TaskRepository:
             step.decisions,
             step.degraded,
             step.started_at,
+            step.error,
+            step.tries,
+            step.input_hash,
+            step.hand_to,
         ) or await self._db.fetchrow(sql.FINISHED_STEP_BEFORE, task_id, attempt, step.name)
         if record is None:
             raise Fenced(details={"task_id": str(task_id), "attempt": attempt})
@@ -252,6 +259,7 @@ class TaskRepository:
 
     async def request_cancel(self, task_id: UUID, workspace_id: UUID) -> TaskRow:
         """Queued: cancelled at once. Running: its owner is asked to (``cancel_requested``).
+        Waiting: queued once more, so that a worker takes back what it has done.
 
         Raises NotFound, and Conflict when it succeeded or failed before.
         """

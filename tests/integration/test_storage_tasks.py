@@ -305,6 +305,7 @@ async def test_a_claimer_never_misses_a_step_that_is_being_committed(
     await lapse(database, row.id)
     s = step()
     values = (s.name, s.position, s.output, s.decisions, s.degraded, s.started_at)
+    values += (s.error, s.tries, s.input_hash, s.hand_to)
     async with database.transaction() as connection:
         assert await connection.fetchrow(task_sql.FINISH_STEP, row.id, 1, *values) is not None
         assert await tasks.claim(row.id, "w2", 60) is None
@@ -422,7 +423,7 @@ async def test_a_claim_reads_open_tasks_alone(
     explain = "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) "
     async with database.connection() as connection:
         plan = await connection.fetchval(
-            explain + task_sql.CLAIM_TURNS, "w", 60.0, {"": {}}, 3, [], None
+            explain + task_sql.CLAIM_TURNS, "w", 60.0, {"": {}}, 3, [], None, ["write_email:1:x"]
         )
     root = (json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"]
     nodes = list(_nodes(root))

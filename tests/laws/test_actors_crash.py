@@ -71,8 +71,8 @@ class Mortal:
         self._inner = inner
         self._death = death
 
-    def writer(self, stream: str, attempt: int) -> Any:
-        return Mortal(self._inner.writer(stream, attempt), self._death)
+    def writer(self, stream: str, attempt: int, **more: Any) -> Any:
+        return Mortal(self._inner.writer(stream, attempt, **more), self._death)
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._inner, name)
