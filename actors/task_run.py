@@ -8,80 +8,42 @@ deadline end the work and commit that ending, however deep in a model call the w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
-from actors.ending import Ending, terminal_event
+from actors.ending import Ending, error_body, terminal_event
 from actors.journal import PostgresJournal
 from actors.patience import (
     AWAY,
-    PatienceOptions,
     PatientLLM,
     PatientWriter,
     pause,
     persist,
     settle,
 )
-from mesh.agents import AgentOptions, Journal, TaskInput, TimeLeft
-from mesh.agents.services import NO_SERVICES, AgentServices
-from mesh.contracts.base import Contract
-from mesh.contracts.tasks import TaskRequest
+from actors.run_parts import Outcome, RunOptions, RunParts
+from mesh.agents import TaskInput
+from mesh.agents.run import Parked
+from mesh.contracts.tasks import TaskRequest, TaskState
 from mesh.core import metrics
 from mesh.core.clock import Clock
-from mesh.core.errors import DeadlineExceeded, Fenced, Internal, MailyError, Unavailable
+from mesh.core.errors import Cancelled, DeadlineExceeded, Fenced, Internal, MailyError, Unavailable
+from mesh.core.genai import workflow_span
 from mesh.core.logging import get_logger
-from mesh.core.tracing import current_traceparent, span
-from mesh.llm.engine import LLMClient
+from mesh.core.tracing import current_traceparent
+from mesh.llm.call import Call, calling
 from mesh.resilience.deadline import Deadline
 from mesh.storage.tasks import TaskRepository, TaskRow
-from mesh.streams.log import StreamLog, StreamWriter
+from mesh.streams.log import StreamLog
+
+__all__ = ["HANDED_OVER", "RunOptions", "RunParts", "TaskRun", "announce"]
 
 log = get_logger("task")
 
-
-class Runner(Protocol):
-    """What does a task's work: ``mesh.agents.run_task``."""
-
-    def __call__(
-        self,
-        task_input: TaskInput,
-        llm: LLMClient,
-        writer: StreamWriter,
-        journal: Journal,
-        options: AgentOptions,
-        clock: Clock,
-        deadline: TimeLeft,
-        services: AgentServices,
-    ) -> Awaitable[Contract | dict[str, Any]]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class RunOptions:
-    """Limits of one run."""
-
-    max_attempts: int = 25
-    """Claims of one task. A task that brings down worker after worker ends as failed."""
-    settle_s: float = 5.0
-    """How long cancelled work may take to let go before it is left behind."""
-    announce_s: float = 30.0
-    """How long to try to append the terminal event; after that it is the sweep's."""
-    agents: AgentOptions = field(default_factory=AgentOptions)
-    patience: PatienceOptions = field(default_factory=PatienceOptions)
-
-
-@dataclass(frozen=True, slots=True)
-class RunParts:
-    """What every run of a process shares."""
-
-    worker: str
-    tasks: TaskRepository
-    streams: StreamLog
-    llm: LLMClient
-    runner: Runner
-    clock: Clock
-    options: RunOptions = field(default_factory=RunOptions)
-    services: AgentServices = NO_SERVICES
+T = TypeVar("T")
+_OPTIONS = RunOptions()
+HANDED_OVER = "handed_over"
+"""Why a task was dropped whose next step another worker does."""
 
 
 class TaskRun:
@@ -94,10 +56,17 @@ class TaskRun:
         self.ending: Ending | None = None
         """How it ended, once that is committed."""
         self._parts = parts
-        self._work: asyncio.Task[Contract | dict[str, Any]] | None = None
+        self._work: asyncio.Task[Outcome] | None = None
         self._cancel_requested = task.cancel_requested
         self._dropped: str | None = None
+        self._handing_over = False
         self._interrupted = asyncio.Event()
+        self._journal: PostgresJournal | None = None
+
+    @property
+    def cost_micros(self) -> float | None:
+        """What the steps that ran here have cost; None: no model said."""
+        return None if self._journal is None else self._journal.cost_micros
 
     @property
     def dropped(self) -> str | None:
@@ -115,20 +84,34 @@ class TaskRun:
             self._dropped = reason
             self._interrupted.set()
 
+    def hand_over(self) -> None:
+        """Give it up when its present step is committed: another goes on with the next one."""
+        self._handing_over = True
+
+    async def _border(self) -> None:
+        """A step was committed. Handing over ends the work here, so this doesn't come back."""
+        if self._handing_over:
+            self.drop(HANDED_OVER)
+            await asyncio.Event().wait()
+
     async def run(self) -> None:
         """Never raises for what happens to the task; only when it is cancelled itself."""
         row, clock = self.task, self._parts.clock
-        with span(
-            "task.run",
-            traceparent=row.traceparent,
-            task=str(row.id),
-            kind=row.kind,
-            attempt=row.attempt,
-            worker=self._parts.worker,
+        call = Call(row.workspace_id, row.key_id, row.id, row.priority)
+        with (
+            workflow_span(
+                row.kind,
+                str(row.id),
+                row.traceparent,
+                **{"maily.attempt": row.attempt, "maily.worker": self._parts.worker},
+            ),
+            calling(call),
         ):
             started = clock.monotonic()
             try:
                 ending = await self._decide()
+                if ending is not None and ending.state is not TaskState.SUCCEEDED:
+                    ending = await self._take_back(ending)
                 ended = await self._finish(ending) if ending is not None else None
             finally:
                 # Also when run() itself is cancelled: the work must not go on without a lease.
@@ -159,11 +142,22 @@ class TaskRun:
             return Ending.cancelled()
         if self._seconds_left() <= 0:
             return Ending.failed(DeadlineExceeded("The deadline passed before the task was done."))
-        if row.attempt > options.max_attempts:
+        if row.attempt - row.parks > options.max_attempts:
             log.error("task.attempts_exhausted", task=str(row.id), attempt=row.attempt)
             return Ending.failed(
                 Internal("The task was given up: every worker that ran it was lost.")
             )
+        while True:
+            judged = await self._work_and_judge()
+            if not isinstance(judged, Parked):
+                return judged
+            if await self._park(judged):
+                return None
+            if self._cancel_requested:
+                return Ending.cancelled()
+
+    async def _work_and_judge(self) -> Ending | Parked | None:
+        row, options = self.task, self._parts.options
         self._work = asyncio.create_task(self._work_until_done(), name=f"task-{row.id}")
         interrupted = asyncio.create_task(self._interrupted.wait())
         try:
@@ -178,7 +172,7 @@ class TaskRun:
             log.warning("task.work_hangs", task=str(row.id), attempt=row.attempt)
         return self._judge(self._work)
 
-    def _judge(self, work: asyncio.Task[Contract | dict[str, Any]]) -> Ending | None:
+    def _judge(self, work: asyncio.Task[Outcome]) -> Ending | Parked | None:
         if self._dropped:
             return None
         if not work.done() or work.cancelled():
@@ -188,7 +182,8 @@ class TaskRun:
             return Ending.failed(DeadlineExceeded("The deadline passed before the task was done."))
         error = work.exception()
         if error is None:
-            return Ending.succeeded(work.result())
+            result = work.result()
+            return result if isinstance(result, Parked) else Ending.succeeded(result)
         if isinstance(error, Fenced):
             metrics.FENCED.labels(what="task").inc()
             self._dropped = "fenced"
@@ -206,10 +201,16 @@ class TaskRun:
             )
         return Ending.failed(error)
 
-    async def _work_until_done(self) -> Contract | dict[str, Any]:
+    async def _work_until_done(self) -> Outcome:
         """Run the agents, again while something is away: finished steps are not done twice."""
+        deadline = Deadline.after(self._seconds_left(), self._parts.clock)
+        return await self._persistently(self._parts.runner, deadline)
+
+    async def _persistently(
+        self, work: Callable[..., Awaitable[T]], deadline: Deadline, *more: Any
+    ) -> T:
+        """``work`` with everything that a run needs, again while a part is away."""
         row, parts = self.task, self._parts
-        deadline = Deadline.after(self._seconds_left(), parts.clock)
         patience = parts.options.patience
         task_input = TaskInput(
             task_id=row.id,
@@ -217,15 +218,26 @@ class TaskRun:
             worker=parts.worker,
             traceparent=current_traceparent(),
             workspace_id=row.workspace_id,
+            graph=row.graph,
         )
-        journal = PostgresJournal(parts.tasks, row.id, row.attempt, parts.clock, deadline, patience)
+        journal = PostgresJournal(
+            parts.tasks,
+            row.id,
+            row.attempt,
+            parts.clock,
+            deadline,
+            patience,
+            parts.waits,
+            border=self._border,
+        )
+        self._journal = journal
         llm = PatientLLM(parts.llm, parts.clock, deadline, patience)
         writer = parts.streams.writer(str(row.id), row.attempt, workspace=row.workspace_id)
         failures = 0
         try:
             while True:
                 try:
-                    return await parts.runner(
+                    return await work(
                         task_input,
                         llm,
                         PatientWriter(writer, parts.clock, deadline, patience),
@@ -234,6 +246,7 @@ class TaskRun:
                         parts.clock,
                         deadline,
                         parts.services,
+                        *more,
                     )
                 except AWAY as error:
                     failures += 1
@@ -247,6 +260,62 @@ class TaskRun:
                 await writer.aclose()
             except MailyError as error:  # its tokens are void now, or its successor writes them
                 log.info("task.stream_not_flushed", task=str(row.id), code=error.code)
+
+    async def _take_back(self, ending: Ending) -> Ending | None:
+        """Undo what the task has done, as far as its graph says how. None: the lease was lost,
+        and whoever claims the task goes on with it."""
+        row, parts = self.task, self._parts
+        error = ending.error or error_body(Cancelled("The task was cancelled."))
+        deadline = Deadline.after(parts.options.undo_s, parts.clock)
+        undoing = asyncio.create_task(self._persistently(parts.undo, deadline, error))
+        dropped = asyncio.create_task(self._until_dropped())
+        try:
+            await asyncio.wait({undoing, dropped}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            dropped.cancel()
+            if not undoing.done():
+                await settle(undoing, parts.options.settle_s)
+        if not undoing.done() or undoing.cancelled():
+            return None
+        wrong = undoing.exception()
+        if isinstance(wrong, Fenced):
+            metrics.FENCED.labels(what="task").inc()
+            self._dropped = "fenced"
+            return None
+        if wrong is not None:
+            log.error("task.not_taken_back", task=str(row.id), exc_info=wrong)
+            return ending.with_details({"not_taken_back": "see the task's steps"})
+        failed = undoing.result()
+        return ending.with_details({"not_taken_back": failed}) if failed else ending
+
+    async def _until_dropped(self) -> None:
+        while self._dropped is None:
+            self._interrupted.clear()
+            await self._interrupted.wait()
+
+    async def _park(self, parked: Parked) -> bool:
+        """Give the task up until people have decided. False: they have, or want it cancelled."""
+        row, parts = self.task, self._parts
+        if parts.waits is None:
+            raise ValueError("a task waits for people, but nothing here can ask them")
+        failures = 0
+        while self._dropped is None:
+            try:
+                now = await parts.waits.park(row.id, row.attempt, parked.steps)
+            except Fenced:
+                metrics.FENCED.labels(what="task").inc()
+                self._dropped = "fenced"
+            except Unavailable as error:
+                failures += 1
+                await parts.clock.sleep(
+                    pause(failures, parts.options.patience, error.retry_after_s)
+                )
+            else:
+                if now.state is TaskState.WAITING:
+                    self._dropped = "it waits for people"
+                self._cancel_requested = self._cancel_requested or now.cancel_requested
+                return self._dropped is not None
+        return True
 
     async def _finish(self, ending: Ending) -> TaskRow | None:
         """Commit the ending; the ended row, or None when the lease was lost meanwhile.
@@ -292,7 +361,7 @@ async def announce(
     streams: StreamLog,
     row: TaskRow,
     clock: Clock,
-    options: RunOptions = RunOptions(),
+    options: RunOptions = _OPTIONS,
 ) -> bool:
     """Append the ended task's terminal event unless its stream has one, and note that it is
     there. False: the log is away (or a later attempt wrote), so the coordinator's sweep has to.

@@ -72,6 +72,10 @@ class TaskClient:
     def get(self, task_id: str) -> dict[str, Any]:
         return self._call("GET", f"/v1/mesh/tasks/{task_id}")
 
+    def trace(self, task_id: str) -> dict[str, Any]:
+        """Why it came out as it did; the TaskTrace."""
+        return self._call("GET", f"/v1/mesh/tasks/{task_id}/trace")
+
     def cancel(self, task_id: str) -> dict[str, Any]:
         return self._call("DELETE", f"/v1/mesh/tasks/{task_id}")
 

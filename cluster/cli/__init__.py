@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cluster.cli import console, doctor, down, key, logs, models, status, up, write
+from cluster.cli import console, doctor, down, key, logs, models, status, trace, up, write
 
 __all__ = ["app", "main"]
 
@@ -52,6 +52,7 @@ app.command("down")(down.down)
 app.command("status")(status.status)
 app.command("doctor")(doctor.doctor)
 app.command("write")(write.write)
+app.command("trace")(trace.trace)
 app.command("logs")(logs.logs)
 app.add_typer(models.app, name="models")
 app.add_typer(key.app, name="key")

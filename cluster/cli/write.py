@@ -50,7 +50,7 @@ def run_write(
 
     settings = settings or load()
     body = {"brief": read_brief(brief), "seed": seed, "model": model}
-    key = _key(settings.home / "secrets" / "api-key")
+    key = api_key(settings.home / "secrets" / "api-key")
 
     def waiting(reason: str) -> None:
         if not json:
@@ -110,7 +110,7 @@ def read_brief(argument: str) -> dict[str, Any]:
     return value
 
 
-def _key(path: Path) -> str:
+def api_key(path: Path) -> str:
     from cluster.failures import NOT_RUNNING, Failure
 
     if key := os.environ.get("MAILY_API_KEY"):

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 from mesh.contracts.trace import CallRecord, ReadRecord
+from mesh.core import metrics
 
 MAX_CALLS = 200
 MAX_READS = 200
@@ -91,7 +92,11 @@ def ledger() -> Iterator[Ledger]:
 
 
 def note_call(record: CallRecord) -> None:
-    """A model was called: by whoever knows which engine answered, once per call, at its end."""
+    """A model was called: by whoever knows which engine answered, once per call, at its end.
+
+    Counted by the standard names, too, inside a ledger or not.
+    """
+    _observe(record)
     if (current := _LEDGER.get()) is not None:
         current.add_call(record)
 
@@ -106,6 +111,25 @@ def note_read(record: ReadRecord) -> None:
     """Something was read (a memory, a tool's answer, an earlier step), or couldn't be."""
     if (current := _LEDGER.get()) is not None:
         current.add_read(record)
+
+
+def _observe(record: CallRecord) -> None:
+    names = (
+        {"completion": "text_completion"}.get(record.operation, record.operation),
+        "maily",
+        metrics.bounded("model", record.model or record.requested),
+    )
+    error = record.error or ("" if record.outcome in ("ok", "cached") else record.outcome)
+    metrics.GENAI_CLIENT_SECONDS.labels(*names, metrics.bounded("error_type", error)).observe(
+        record.seconds
+    )
+    if record.ttft_s is not None:
+        metrics.GENAI_CLIENT_FIRST_CHUNK.labels(*names).observe(record.ttft_s)
+    tokens = metrics.GENAI_CLIENT_TOKENS
+    if record.prompt_tokens:
+        tokens.labels(*names, "input").observe(record.prompt_tokens)
+    if record.completion_tokens:
+        tokens.labels(*names, "output").observe(record.completion_tokens)
 
 
 def _fold(last: CallRecord, more: CallRecord) -> CallRecord:

@@ -52,6 +52,10 @@ TTFT_SECONDS = _histogram("ttft_seconds", "Request to first token", _FAST, "mode
 TOKENS = _counter("tokens_total", "Tokens read (prompt) and written", "model", "direction")
 TOKENS_PER_SECOND = _histogram("tokens_per_second", "Of one generation", _RATE, "model")
 LLM_SLOTS = _gauge("llm_slots", "Slots of the engines: total, busy", "model", "state")
+LLM_TRIES = _counter("llm_tries_total", "Calls of an engine", "engine", "kind", "outcome")
+LLM_RESUMED = _counter("llm_resumed_total", "Answers that broke off", "engine", "how")
+LLM_CANCEL_SECONDS = _histogram("llm_cancel_seconds", "Cancel to free slot", _FAST, "model")
+LLM_AFTER_CANCEL = _counter("llm_tokens_after_cancel_total", "Made for nobody", "model")
 EMBEDDED_TEXTS = _counter("embedded_texts_total", "Texts embedded", "model")
 
 # Tasks and agents
@@ -73,7 +77,44 @@ STREAM_OVERFLOWS = _counter(
     "stream_overflows_total", "Slow readers sent back from live feed to the log"
 )
 STREAM_GAPS = _counter("stream_gaps_total", "Readers that came after events had been trimmed")
+STREAM_SOCKETS = _gauge("stream_sockets", "WebSockets open")
+STREAM_SUBSCRIPTIONS = _gauge("stream_subscriptions", "Topics that WebSockets subscribe to")
+STREAM_CLOSES = _counter("stream_socket_closes_total", "WebSockets that we closed", "code")
+STREAM_DELIVERED = _counter("stream_delivered_total", "Events handed to readers", "by")
 STREAM_RECONNECTS = _counter("stream_reconnects_total", "Lost connections to the log", "side")
+
+# By the names that OpenTelemetry's GenAI conventions give them (dots as underscores, units as
+# Prometheus wants them), beside our own: dashboards made for other GenAI applications find them.
+_GENAI = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model")
+_DOUBLING = tuple(0.01 * 2**n for n in range(14))
+_FOURFOLD = tuple(float(4**n) for n in range(14))
+
+
+def _standard(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+    return Histogram(f"gen_ai_{name}", text, labels, registry=REGISTRY, buckets=buckets)
+
+
+GENAI_CLIENT_SECONDS = _standard(
+    "client_operation_duration_seconds", "Calls of models", _DOUBLING, *_GENAI, "error_type"
+)
+GENAI_CLIENT_FIRST_CHUNK = _standard(
+    "client_operation_time_to_first_chunk_seconds", "Of streamed calls", _DOUBLING, *_GENAI
+)
+GENAI_CLIENT_TOKENS = _standard(
+    "client_token_usage", "Tokens of one call", _FOURFOLD, *_GENAI, "gen_ai_token_type"
+)
+GENAI_SERVER_SECONDS = _standard(
+    "server_request_duration_seconds", "An engine's work", _DOUBLING, *_GENAI, "error_type"
+)
+GENAI_SERVER_FIRST_TOKEN = _standard(
+    "server_time_to_first_token_seconds", "Of an engine's streams", _DOUBLING, *_GENAI
+)
+GENAI_AGENT_SECONDS = _standard(
+    "invoke_agent_duration_seconds", "Steps", _DOUBLING, "gen_ai_agent_name", "error_type"
+)
+GENAI_TOOL_SECONDS = _standard(
+    "execute_tool_duration_seconds", "Tools used", _DOUBLING, "gen_ai_tool_name", "error_type"
+)
 
 # Credentials
 SERVICE_TOKENS = _counter(
@@ -87,7 +128,9 @@ FAILED_LOGINS = _counter("failed_logins_total", "Credentials that were refused",
 LOGINS_HELD_OFF = _counter("logins_held_off_total", "Refused unread after too many failures")
 
 # Resilience
-BREAKER_STATE = _gauge("breaker_open", "Open circuit breakers", "name")
+BREAKER_STATE = _gauge(
+    "breaker_state", "Processes that see a breaker in this state", "name", "state"
+)
 BREAKER_TRANSITIONS = _counter("breaker_transitions_total", "Changes of state", "name", "to")
 RETRIES = _counter("retries_total", "Calls made again", "what")
 

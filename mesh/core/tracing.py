@@ -10,17 +10,25 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
+from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor, SpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, Sampler, TraceIdRatioBased
-from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, StatusCode, TraceFlags
+from opentelemetry.trace import (
+    NonRecordingSpan,
+    Span,
+    SpanContext,
+    SpanKind,
+    StatusCode,
+    TraceFlags,
+)
 
 from mesh.core.errors import MailyError
 
@@ -101,27 +109,59 @@ def parse_traceparent(text: str | None) -> SpanContext | None:
 
 
 @contextmanager
-def span(name: str, traceparent: str | None = None, **attrs: Any) -> Iterator[Span]:
+def span(
+    name: str,
+    traceparent: str | None = None,
+    *,
+    kind: SpanKind = SpanKind.INTERNAL,
+    attributes: Mapping[str, Any] | None = None,
+    **attrs: Any,
+) -> Iterator[Span]:
     """A span around the block; a child of ``traceparent`` if valid, else of the current one.
 
-    An exception marks it as failed and goes on. ``attrs`` whose value is None are left out.
+    An exception marks it as failed and goes on. Attributes (``attributes`` for those whose names
+    have dots) whose value is None are left out.
     """
-    parent = parse_traceparent(traceparent)
-    base = trace.set_span_in_context(NonRecordingSpan(parent)) if parent else None
-    attributes = {key: value for key, value in attrs.items() if value is not None}
-    current = _state.tracer.start_span(name, context=base, attributes=attributes)
+    current, base = _start(name, traceparent, kind, {**(attributes or {}), **attrs})
     token = otel_context.attach(trace.set_span_in_context(current, base))
     try:
         yield current
     except Exception as error:
-        if current.is_recording():
-            text = error.code if isinstance(error, MailyError) else type(error).__name__
-            current.set_status(StatusCode.ERROR, text)
-            current.record_exception(error)
+        fail_span(current, error)
         raise
     finally:
         otel_context.detach(token)
         current.end()
+
+
+def start_span(
+    name: str,
+    traceparent: str | None = None,
+    *,
+    kind: SpanKind = SpanKind.INTERNAL,
+    attributes: Mapping[str, Any] | None = None,
+) -> Span:
+    """The same, but never the current one: for work that runs in an async generator, whose
+    context is whoever's asks for the next item. The caller ends it."""
+    return _start(name, traceparent, kind, attributes or {})[0]
+
+
+def fail_span(current: Span, error: BaseException) -> None:
+    """Mark it as failed: ``error.type`` is our code where the error is ours."""
+    if current.is_recording():
+        text = error.code if isinstance(error, MailyError) else type(error).__name__
+        current.set_status(StatusCode.ERROR, text)
+        current.set_attribute("error.type", text)
+        current.record_exception(error)
+
+
+def _start(
+    name: str, traceparent: str | None, kind: SpanKind, attributes: Mapping[str, Any]
+) -> tuple[Span, Context | None]:
+    parent = parse_traceparent(traceparent)
+    base = trace.set_span_in_context(NonRecordingSpan(parent)) if parent else None
+    known = {key: value for key, value in attributes.items() if value is not None}
+    return _state.tracer.start_span(name, context=base, kind=kind, attributes=known), base
 
 
 def _context() -> SpanContext | None:
@@ -138,6 +178,14 @@ def current_trace_id() -> str | None:
 def current_traceparent() -> str | None:
     """The header to send on (``00-<trace>-<span>-<flags>``), or None outside any span."""
     context = _context()
-    if context is None:
-        return None
+    return None if context is None else _traceparent(context)
+
+
+def traceparent_of(current: Span) -> str | None:
+    """The header that makes what comes next a child of this span."""
+    context = current.get_span_context()
+    return _traceparent(context) if context.is_valid else None
+
+
+def _traceparent(context: SpanContext) -> str:
     return f"00-{context.trace_id:032x}-{context.span_id:016x}-{int(context.trace_flags) & 1:02x}"

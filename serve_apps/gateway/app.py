@@ -22,6 +22,8 @@ from serve_apps.gateway.routers.mesh import mesh_router
 from serve_apps.gateway.routers.meta import meta_router
 from serve_apps.gateway.routers.oauth import oauth_router
 from serve_apps.gateway.routers.openai import held_models, openai_router
+from serve_apps.gateway.routers.streams import streams_router
+from serve_apps.gateway.routers.trace import trace_router
 
 _DESCRIPTION = """\
 Email campaigns written by agents, and the models that they use.
@@ -52,6 +54,8 @@ def create_app(gateway: Gateway, authenticator: Authenticator | None = None) -> 
 
     app.include_router(openai_router(gateway))
     app.include_router(mesh_router(gateway))
+    app.include_router(trace_router(gateway))
+    app.include_router(streams_router(gateway))
     app.include_router(keys_router(gateway))
     app.include_router(oauth_router(gateway))
     app.include_router(meta_router(gateway, document_bytes))

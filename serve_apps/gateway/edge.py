@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
 from opentelemetry import context as otel_context
-from opentelemetry.trace import Span
+from opentelemetry.trace import Span, SpanKind
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mesh.core import metrics
@@ -34,6 +34,7 @@ from serve_apps.gateway.deps import Gateway
 from serve_apps.gateway.headers import SECURITY, Cors, idempotency_key, read_headers, timeout_of
 from serve_apps.gateway.logins import client_address
 from serve_apps.gateway.policy import Rule, allowed_methods, flavour_of, rule_for, template_of
+from serve_apps.gateway.ws.entrance import Entrance
 
 Held = Callable[[], Awaitable[bytes]]
 """Makes a JSON answer that is the same for everybody (cheaply: it skips the framework)."""
@@ -94,6 +95,7 @@ class Edge:
         self._held = held or {}
         settings = gateway.settings.gateway
         self._cors = Cors(settings.cors_origins)
+        self._sockets = Entrance(gateway, authenticator)
         self._max_body = settings.max_body_bytes
         self._timeout_s = settings.request_timeout_s
         self._access = settings.access_log
@@ -105,8 +107,8 @@ class Edge:
         if scope["type"] == "http":
             await self._http(scope, receive, send)
         elif scope["type"] == "websocket":
-            await receive()
-            await send({"type": "websocket.close", "code": 1008, "reason": "no such socket"})
+            with _fresh():
+                await self._sockets(scope, receive, send)
         else:
             await self.api(scope, receive, send)
 
@@ -116,7 +118,11 @@ class Edge:
         parent = next((v for n, v in raw if n == b"traceparent"), None)
         with (
             _fresh(),
-            span("http", None if parent is None else parent.decode("latin-1")) as current,
+            span(
+                "http",
+                None if parent is None else parent.decode("latin-1"),
+                kind=SpanKind.SERVER,
+            ) as current,
         ):
             traceparent = current_traceparent() or ""
             context = RequestContext(
@@ -193,6 +199,9 @@ class Edge:
             lambda: client_address(context.peer, context.headers, self._trusted),
         )
         context.principal = principal
+        context.recheck = lambda: self.authenticator.authenticate(
+            context.headers.get(b"authorization"), rule.credential
+        )
         decision = await self.gateway.limiter.hit(principal.key_id)
         reset = b"%d" % max(0, round(decision.reset_s))
         context.response_headers += [

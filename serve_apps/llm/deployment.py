@@ -18,6 +18,7 @@ from ray import serve
 from ray.serve import Application
 
 from actors.names import EMBEDDER_DEPLOYMENT, LLM_APP, LLM_DEPLOYMENT
+from mesh.core.genai import Operation, model_server_span, note_answer
 from mesh.core.metrics import EMBEDDED_TEXTS
 from mesh.core.settings import (
     SETTINGS_VARIABLE,
@@ -26,7 +27,7 @@ from mesh.core.settings import (
     Settings,
     settings_from_json,
 )
-from mesh.core.tracing import configure_tracing, span
+from mesh.core.tracing import configure_tracing
 from mesh.llm.engine import Engine, RawEngine, Wire
 from mesh.llm.pacing import paced, sse_frames
 from serve_apps import loopback
@@ -85,18 +86,25 @@ class LLMService:
                 yield sse_frames(burst)
 
     async def chat(self, body: Wire, timeout_s: float, traceparent: str | None = None) -> Wire:
-        with span("llm.chat", traceparent, model=body.get("model")), self._measures.request() as m:
+        with (
+            model_server_span("chat", body, self._engine.info.name, traceparent) as current,
+            self._measures.request("chat") as m,
+        ):
             answer = await self._engine.chat(body, timeout_s=timeout_s)
             m.usage(answer.get("usage"))
+            note_answer(current, answer)
             return answer
 
     async def complete(self, body: Wire, timeout_s: float, traceparent: str | None = None) -> Wire:
         with (
-            span("llm.complete", traceparent, model=body.get("model")),
-            self._measures.request() as m,
+            model_server_span(
+                "text_completion", body, self._engine.info.name, traceparent
+            ) as current,
+            self._measures.request("text_completion") as m,
         ):
             answer = await self._engine.complete(body, timeout_s=timeout_s)
             m.usage(answer.get("usage"))
+            note_answer(current, answer)
             return answer
 
     async def info(self) -> dict[str, Any]:
@@ -125,13 +133,17 @@ class LLMService:
     async def _bursts(
         self, body: Wire, chat: bool, timeout_s: float, traceparent: str | None
     ) -> AsyncGenerator[list[bytes], None]:
-        name = "llm.stream_chat" if chat else "llm.stream_completion"
-        with span(name, traceparent, model=body.get("model")), self._measures.request() as m:
+        operation: Operation = "chat" if chat else "text_completion"
+        with (
+            model_server_span(operation, body, self._engine.info.name, traceparent) as current,
+            self._measures.request(operation) as m,
+        ):
             raw = raw_bursts(self._engine, body | {"stream": True}, chat, timeout_s)
             async with aclosing(raw), aclosing(paced(raw)) as bursts:
                 async for burst in bursts:
                     m.burst(burst)
                     yield burst
+            note_answer(current, m.answer(), ttft_s=m.ttft_s)
 
 
 async def raw_bursts(

@@ -11,7 +11,10 @@ from typing import Any
 import orjson
 
 from mesh.core.errors import MailyError
+from mesh.core.genai import Operation, provider
 from mesh.core.metrics import (
+    GENAI_SERVER_FIRST_TOKEN,
+    GENAI_SERVER_SECONDS,
     LLM_REQUESTS,
     LLM_SLOTS,
     QUEUE_DEPTH,
@@ -40,7 +43,7 @@ class Measures:
         QUEUE_DEPTH.labels("llm").set(figures["queued"])
 
     @contextmanager
-    def request(self) -> Iterator[Request]:
+    def request(self, operation: Operation) -> Iterator[Request]:
         request = Request(self._model)
         self.refresh()
         outcome = "cancelled"
@@ -58,6 +61,11 @@ class Measures:
         finally:
             LLM_REQUESTS.labels(self._model, outcome).inc()
             request.ended()
+            names = (operation, provider(self._engine.info.name), self._model)
+            error = "" if outcome == "ok" else outcome
+            GENAI_SERVER_SECONDS.labels(*names, error).observe(request.seconds())
+            if request.ttft_s is not None:
+                GENAI_SERVER_FIRST_TOKEN.labels(*names).observe(request.ttft_s)
             self.refresh()
 
 
@@ -70,6 +78,19 @@ class Request:
         self._first: float | None = None
         self._chunks = 0
         self._counted = False
+        self._usage: dict[str, Any] | None = None
+
+    @property
+    def ttft_s(self) -> float | None:
+        """Seconds to the first token of a stream; None: there was none."""
+        return None if self._first is None else self._first - self._start
+
+    def seconds(self) -> float:
+        return time.perf_counter() - self._start
+
+    def answer(self) -> dict[str, Any]:
+        """What is known of the answer, as OpenAI's objects name it."""
+        return {"model": self._model, "usage": self._usage}
 
     def burst(self, chunks: list[bytes]) -> None:
         if self._first is None:
@@ -83,6 +104,7 @@ class Request:
         if not usage:
             return
         self._counted = True
+        self._usage = usage
         written = int(usage.get("completion_tokens") or 0)
         TOKENS.labels(self._model, "prompt").inc(int(usage.get("prompt_tokens") or 0))
         self._written(written)

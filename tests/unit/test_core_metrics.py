@@ -10,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from mesh.core import metrics
 
+GENAI = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model")
 EXPECTED = {
     "maily_requests": ("route", "method", "status"),
     "maily_request_seconds": ("route",),
@@ -22,6 +23,10 @@ EXPECTED = {
     "maily_tokens": ("model", "direction"),
     "maily_tokens_per_second": ("model",),
     "maily_llm_slots": ("model", "state"),
+    "maily_llm_tries": ("engine", "kind", "outcome"),
+    "maily_llm_resumed": ("engine", "how"),
+    "maily_llm_cancel_seconds": ("model",),
+    "maily_llm_tokens_after_cancel": ("model",),
     "maily_embedded_texts": ("model",),
     "maily_tasks": ("kind", "outcome"),
     "maily_task_seconds": ("kind", "outcome"),
@@ -37,13 +42,24 @@ EXPECTED = {
     "maily_stream_readers": (),
     "maily_stream_overflows": (),
     "maily_stream_gaps": (),
+    "maily_stream_sockets": (),
+    "maily_stream_subscriptions": (),
+    "maily_stream_socket_closes": ("code",),
+    "maily_stream_delivered": ("by",),
     "maily_stream_reconnects": ("side",),
+    "gen_ai_client_operation_duration_seconds": (*GENAI, "error_type"),
+    "gen_ai_client_operation_time_to_first_chunk_seconds": GENAI,
+    "gen_ai_client_token_usage": (*GENAI, "gen_ai_token_type"),
+    "gen_ai_server_request_duration_seconds": (*GENAI, "error_type"),
+    "gen_ai_server_time_to_first_token_seconds": GENAI,
+    "gen_ai_invoke_agent_duration_seconds": ("gen_ai_agent_name", "error_type"),
+    "gen_ai_execute_tool_duration_seconds": ("gen_ai_tool_name", "error_type"),
     "maily_service_tokens": ("service", "outcome"),
     "maily_jwks_fetches": ("outcome",),
     "maily_signing_key_rotations": ("why",),
     "maily_failed_logins": ("kind",),
     "maily_logins_held_off": (),
-    "maily_breaker_open": ("name",),
+    "maily_breaker_state": ("name", "state"),
     "maily_breaker_transitions": ("name", "to"),
     "maily_retries": ("what",),
 }

@@ -41,13 +41,14 @@ from mesh.core.errors import (
     DeadlineExceeded,
     EngineError,
     Fenced,
+    Internal,
     MailyError,
     Overloaded,
     RateLimited,
     StepFailed,
     Unavailable,
 )
-from mesh.core.tracing import span
+from mesh.core.genai import agent_span
 from mesh.llm.engine import LLMClient
 from mesh.streams.log import StreamWriter
 
@@ -147,10 +148,14 @@ class FlowRun:
 
     async def open(self) -> None:
         """Read the journal. Raises the error of a task that has begun to fail."""
-        self.held = dict(await self.journal.finished())
+        await self.read()
         failed = self.held.get(FAILED)
         if failed is not None and failed.error is not None:
-            raise failure(FAILED, failed.error)
+            raise rebuilt(failed.error)
+
+    async def read(self) -> None:
+        """Read the journal, whatever it says."""
+        self.held = dict(await self.journal.finished())
 
     async def begin(self, frontier: Sequence[str]) -> None:
         """Tell the stream who works now, and again what may not have reached it."""
@@ -212,7 +217,8 @@ class FlowRun:
         if not getattr(plan.agent, "continues", False):
             await self.say(EventType.STEP_STARTED, {"step": plan.name, "agent": plan.agent.name})
         error: dict[str, Any] | None = None
-        with span(f"agent.{base_name(plan.name)}", agent=plan.agent.name), ledger() as notes:
+        step = base_name(plan.name)
+        with agent_span(plan.agent.name, step, str(self.task.task_id)), ledger() as notes:
             try:
                 result, tries = await self._try(plan)
             except _Final as final:
@@ -370,6 +376,15 @@ def failure(step: str, body: Mapping[str, Any]) -> StepFailed:
         f"The step {step} failed: {body.get('message', '')}"[:500],
         {"step": step, "code": body.get("code"), "details": body.get("details") or {}},
     )
+
+
+def rebuilt(body: Mapping[str, Any]) -> MailyError:
+    """An error from its code, message and details."""
+    kinds: list[type[MailyError]] = [MailyError]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    found = next((kind for kind in kinds[1:] if kind.code == body.get("code")), Internal)
+    return found(str(body.get("message", "")), dict(body.get("details") or {}))
 
 
 def finished_event(step: StepOutput, *, replayed: bool = False) -> dict[str, Any]:
