@@ -8,13 +8,13 @@ sweeps ended tasks. ``StreamLog.seal`` lets one of them win.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mesh.contracts.base import Contract
 from mesh.contracts.events import EventType
 from mesh.contracts.tasks import TaskKind, TaskState
-from mesh.core.errors import Internal, MailyError
+from mesh.core.errors import Cancelled, Internal, MailyError
 from mesh.storage.tasks import TaskRow
 
 EVENT_OF_STATE = {
@@ -51,6 +51,11 @@ class Ending:
         """Only our own errors say what happened; of others the caller learns nothing more."""
         known = error if isinstance(error, MailyError) else Internal()
         return cls(TaskState.FAILED, error=error_body(known), outcome=known.code)
+
+    def with_details(self, details: dict[str, Any]) -> Ending:
+        """The same ending, its error saying more. A cancelled task gets an error by it."""
+        error = self.error or error_body(Cancelled("The task was cancelled."))
+        return replace(self, error=error | {"details": error["details"] | details})
 
     @classmethod
     def cancelled(cls) -> Ending:

@@ -155,6 +155,8 @@ class TaskInput:
     traceparent: str | None = None
     workspace_id: UUID | None = None
     """Whose task it is; None only in tests and demonstrations without workspaces."""
+    graph: str | None = None
+    """``kind:version:hash``: what it was accepted under; None: the newest version."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,14 @@ only what it knows (``known_graphs``).
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol
+from uuid import UUID
 
+import orjson
 from pydantic import ValidationError
 
 from mesh.agents.agent import AgentOptions, Journal, StepOutput, TaskInput, TimeLeft
@@ -38,6 +42,10 @@ class Flow(Protocol):
         services: AgentServices = NO_SERVICES,
     ) -> dict[str, StepOutput]: ...
 
+    def hash(self) -> str:
+        """Of its structure."""
+        ...
+
 
 Build = Callable[[TaskInput], Flow]
 Assemble = Callable[[TaskInput, Mapping[str, StepOutput]], Contract | dict[str, Any]]
@@ -62,7 +70,26 @@ class KindSpec:
     """The field of the request that holds what it needs: ``input`` or ``brief``."""
     check: Callable[[Contract], None] | None = None
     """Further rules for the input, checked at the door. Raises InvalidInput naming a field."""
-    tags: tuple[str, ...] = field(default=())
+    dynamic: bool = False
+    """The graph depends on the task: its hash is of the input's schema instead."""
+    result_model: type[Contract] | None = None
+    """Of what ``assemble`` gives; None: a JSON object."""
+
+    @property
+    def graph(self) -> str:
+        """``kind:version:hash``: what a task's row names, and a worker has to know."""
+        return _graph_id(self)
+
+
+@cache
+def _graph_id(spec: KindSpec) -> str:
+    if spec.dynamic:
+        packed = orjson.dumps(spec.input_model.model_json_schema(), option=orjson.OPT_SORT_KEYS)
+        digest = hashlib.blake2b(packed, digest_size=8).hexdigest()
+    else:
+        request = TaskRequest.model_construct(kind=spec.kind, brief=None, input={})
+        digest = spec.build(TaskInput(UUID(int=0), request)).hash()
+    return f"{spec.kind.value}:{spec.version}:{digest}"
 
 
 class Registry:
@@ -82,6 +109,10 @@ class Registry:
 
     def kinds(self) -> tuple[TaskKind, ...]:
         return tuple(self._specs)
+
+    def graphs(self) -> frozenset[str]:
+        """Every graph that can be run here: a worker claims no others' tasks."""
+        return frozenset(spec.graph for spec in self.specs())
 
     def specs(self) -> tuple[KindSpec, ...]:
         """Every version of every kind."""

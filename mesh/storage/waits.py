@@ -50,11 +50,17 @@ SELECT EXISTS (SELECT FROM approvals
 """
 # An answer that is there already, or a cancel, is no time to park.
 _PARK = """
-UPDATE tasks SET state = 'waiting', lease_until = NULL, parks = parks + 1, updated_at = now(),
-    wake_at = (SELECT min(expires_at) FROM approvals
-               WHERE task_id = $1 AND step = ANY($3::text[]))
-WHERE id = $1 AND attempt = $2 AND state = 'running' AND NOT cancel_requested
-RETURNING *
+WITH parked AS (
+    UPDATE tasks SET state = 'waiting', lease_until = NULL, parks = parks + 1, updated_at = now(),
+        wake_at = (SELECT min(expires_at) FROM approvals
+                   WHERE task_id = $1 AND step = ANY($3::text[]))
+    WHERE id = $1 AND attempt = $2 AND state = 'running' AND NOT cancel_requested
+    RETURNING *
+), noted AS (
+    UPDATE attempts SET ended_at = now(), outcome = 'waiting' FROM parked
+    WHERE attempts.task_id = parked.id AND attempts.attempt = parked.attempt
+)
+SELECT * FROM parked
 """
 _DECIDE = """
 UPDATE approvals SET approved = $3, comment = $4, decided_by = $5, decided_at = now()
@@ -145,13 +151,14 @@ class WaitRepository:
 
         return await self._db.transact(work)
 
-    async def park(self, task_id: UUID, attempt: int, steps: Sequence[str]) -> TaskRow | None:
-        """Let the task wait for one of these steps; None: there is an answer, or a cancel.
+    async def park(self, task_id: UUID, attempt: int, steps: Sequence[str]) -> TaskRow:
+        """Let the task wait for one of these steps. It still runs where there is an answer by
+        now, or a cancel was requested: look at its state.
 
         Raises Fenced. A repeat after a lost answer gives the waiting task.
         """
 
-        async def work(connection: Connection) -> TaskRow | None:
+        async def work(connection: Connection) -> TaskRow:
             row = await connection.fetchrow(_LOCK, task_id)
             if row is None or row["attempt"] != attempt:
                 raise Fenced(details={"task_id": str(task_id), "attempt": attempt})
@@ -160,9 +167,9 @@ class WaitRepository:
             if row["state"] != TaskState.RUNNING:
                 raise Fenced(details={"task_id": str(task_id), "attempt": attempt})
             if await connection.fetchval(_ANSWERED, task_id, list(steps)):
-                return None
+                return TaskRow.from_record(row)
             parked = await connection.fetchrow(_PARK, task_id, attempt, list(steps))
-            return None if parked is None else TaskRow.from_record(parked)
+            return TaskRow.from_record(row if parked is None else parked)
 
         return await self._db.transact(work)
 

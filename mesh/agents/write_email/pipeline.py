@@ -15,7 +15,7 @@ from mesh.agents.write_email.preheader import PreheaderWriter
 from mesh.agents.write_email.reviewer import Reviewer
 from mesh.agents.write_email.strategist import Strategist
 from mesh.agents.write_email.subject_lines import SubjectLineWriter
-from mesh.contracts.email import Brief, Email
+from mesh.contracts.email import Brief, Email, Strategy
 from mesh.contracts.tasks import TaskKind, TaskResult
 from mesh.core.errors import InvalidInput
 
@@ -37,7 +37,7 @@ def assemble(brief: Brief, outputs: Mapping[str, StepOutput]) -> TaskResult:
             "subject_candidates": candidates,
             "preheader": review["preheader"],
             "blocks": review["blocks"],
-            "strategy": outputs["strategy"].output,
+            "strategy": {name: outputs["strategy"].output[name] for name in Strategy.model_fields},
             "review": review["review"],
             "language": brief.language,
             "merge_tags": [
@@ -69,4 +69,5 @@ SPEC = KindSpec(
     assemble=_result,
     does="Writes an email from a brief: strategy, subject lines, preheader, body, review",
     reads="brief",
+    result_model=TaskResult,
 )

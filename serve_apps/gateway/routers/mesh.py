@@ -72,7 +72,7 @@ def mesh_router(gateway: Gateway) -> APIRouter:
     async def create_task(request: Request) -> Response:
         context = context_of(request)
         body = parse_body(TaskRequest, context.body, limits.max_json_depth)
-        registry().check(body)
+        spec = registry().check(body)
         if body.model is not None:
             await find_model(gateway, body.model, "chat")
         now = datetime.fromtimestamp(gateway.clock.now(), UTC)
@@ -86,6 +86,7 @@ def mesh_router(gateway: Gateway) -> APIRouter:
                 priority=body.priority,
                 idempotency_key=context.idempotency_key,
                 traceparent=context.traceparent,
+                graph=spec.graph,
             ),
             queue_limit=limits.queue_limit,
         )
