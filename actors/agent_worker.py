@@ -9,21 +9,33 @@ import ray
 from ray.exceptions import RayError
 
 from actors.context import ProcessContext
+from actors.dispatch import Dispatcher
 from actors.host import ActorHost
-from actors.names import COORDINATOR, NAMESPACE
+from actors.names import NAMESPACE, coordinator
 from actors.nudges import NudgeListener
 from actors.task_run import RunOptions, RunParts
 from actors.worker_loop import WorkerLoop, WorkerOptions
 from mesh.agents import AgentOptions, run_task
-from mesh.contracts.mesh import WorkerInfo
+from mesh.contracts.mesh import Advice, WorkerInfo
+from mesh.contracts.tasks import TaskKind
 from mesh.core.errors import Unavailable
 from mesh.core.settings import Settings
 from mesh.llm.engine import LLMClient
 
+_TELL_S = 2.0
+"""Longest wait for one shard's answer; others are not held up by it."""
 
-def worker_options(settings: Settings) -> WorkerOptions:
+
+def worker_options(settings: Settings, name: str) -> WorkerOptions:
     agents = settings.agents
-    return WorkerOptions(slots=agents.slots, lease_s=agents.lease_s, heartbeat_s=agents.heartbeat_s)
+    kinds = agents.specialisations.get(name)
+    return WorkerOptions(
+        slots=agents.slots,
+        lease_s=agents.lease_s,
+        heartbeat_s=agents.heartbeat_s,
+        kinds=None if kinds is None else frozenset(TaskKind(kind) for kind in kinds),
+        max_share=agents.max_share,
+    )
 
 
 def run_options(settings: Settings) -> RunOptions:
@@ -33,22 +45,50 @@ def run_options(settings: Settings) -> RunOptions:
 
 
 class CoordinatorLink:
-    """Heartbeats to the coordinator, whichever incarnation of it lives."""
+    """Heartbeats to every coordinator shard, whichever incarnation of it lives."""
 
-    def __init__(self, namespace: str = NAMESPACE) -> None:
+    def __init__(self, shards: int, patience_s: float, namespace: str = NAMESPACE) -> None:
+        """``patience_s``: how long a heartbeat waits for answers; a shard that is slower, or
+        dead, doesn't hold up the others."""
+        self._patience_s = patience_s
         self._namespace = namespace
-        self._handle: Any = None
+        self._handles: dict[int, Any] = {}
+        self._sending: dict[int, asyncio.Task[Advice | None]] = {}
+        self._shards = shards
 
-    async def send(self, info: WorkerInfo) -> None:
-        """Raises Unavailable when there is no coordinator now."""
+    async def send(self, info: WorkerInfo) -> Advice:
+        """What those that answered advise. Raises Unavailable when none did."""
+        for shard in range(self._shards):
+            if shard not in self._sending:  # one at a time: a dead shard gathers no calls
+                task = asyncio.create_task(self._tell(shard, info))
+                self._sending[shard] = task
+        done, _ = await asyncio.wait(self._sending.values(), timeout=self._patience_s)
+        said = []
+        for shard, task in list(self._sending.items()):
+            if task in done:
+                del self._sending[shard]
+                if (advice := task.result()) is not None:
+                    said.append(advice)
+        if not said:
+            raise Unavailable("There is no coordinator now.")
+        return Advice(
+            peers=max(advice.peers for advice in said),
+            crowded=any(advice.crowded for advice in said),
+        )
+
+    async def _tell(self, shard: int, info: WorkerInfo) -> Advice | None:
         try:
-            if self._handle is None:
-                # A blocking call to Ray's GCS.
-                self._handle = await asyncio.to_thread(ray.get_actor, COORDINATOR, self._namespace)
-            await self._handle.heartbeat.remote(info)
-        except (RayError, ValueError) as error:
-            self._handle = None  # another actor may have the name by now
-            raise Unavailable("There is no coordinator now.") from error
+            async with asyncio.timeout(_TELL_S):
+                if shard not in self._handles:
+                    # A blocking call to Ray's GCS.
+                    self._handles[shard] = await asyncio.to_thread(
+                        ray.get_actor, coordinator(shard), self._namespace
+                    )
+                advice: Advice | None = await self._handles[shard].heartbeat.remote(info)
+                return advice
+        except (RayError, ValueError, TimeoutError):
+            self._handles.pop(shard, None)  # another actor may have the name by now
+            return None
 
 
 class AgentWorker(ActorHost):
@@ -75,6 +115,7 @@ class AgentWorker(ActorHost):
         return 0 if self._worker is None else await self._worker.drain(timeout_s)
 
     async def _run(self, context: ProcessContext) -> None:
+        agents = context.settings.agents
         worker = WorkerLoop(
             self.name,
             RunParts(
@@ -86,8 +127,11 @@ class AgentWorker(ActorHost):
                 clock=context.clock,
                 options=run_options(context.settings),
             ),
-            worker_options(context.settings),
-            heartbeat=CoordinatorLink(self._namespace).send,
+            worker_options(context.settings, self.name),
+            heartbeat=CoordinatorLink(
+                agents.coordinators, agents.heartbeat_s / 2, self._namespace
+            ).send,
+            nudge=Dispatcher(context.redis, shards=agents.coordinators).nudge,
             node=ray.get_runtime_context().get_node_id(),
         )
         listener = NudgeListener(

@@ -14,7 +14,7 @@ import ray
 from ray.exceptions import RayError
 
 from actors.lookup import describe, find_actor
-from actors.names import COORDINATOR, NAMESPACE, worker
+from actors.names import NAMESPACE, coordinator, worker
 from mesh.contracts.mesh import Snapshot
 
 
@@ -29,11 +29,14 @@ class PartHealth:
 
 
 async def check_actors(
-    workers: int, *, timeout_s: float = 2.0, namespace: str = NAMESPACE
+    workers: int, *, coordinators: int = 2, timeout_s: float = 2.0, namespace: str = NAMESPACE
 ) -> list[PartHealth]:
-    """The coordinator and that many workers, each asked at once. Never raises, never takes much
+    """So many coordinator shards and workers, each asked at once. Never raises, never takes much
     longer than ``timeout_s``."""
-    names = [COORDINATOR, *(worker(index) for index in range(workers))]
+    names = [
+        *(coordinator(shard) for shard in range(coordinators)),
+        *(worker(index) for index in range(workers)),
+    ]
     return list(
         await asyncio.gather(
             *(check_actor(name, timeout_s=timeout_s, namespace=namespace) for name in names)
@@ -67,9 +70,9 @@ def check_snapshot(
 ) -> list[PartHealth]:
     """The same parts, as far as the newest snapshot tells. ``now``: Unix seconds."""
     if snapshot is None:
-        return [PartHealth(COORDINATOR, False, "it has published no snapshot lately")]
+        return [PartHealth("coordinator", False, "no shard has published a snapshot lately")]
     found = {info.name: info for info in snapshot.workers}
-    parts = [PartHealth(COORDINATOR, True, details={"version": snapshot.version})]
+    parts = [PartHealth("coordinator", True, details={"version": snapshot.version})]
     for index in range(workers):
         name = worker(index)
         info = found.get(name)

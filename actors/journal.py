@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from uuid import UUID
 
@@ -29,8 +29,10 @@ class PostgresJournal:
         deadline: TimeLeft,
         patience: PatienceOptions,
         waits: WaitRepository | None = None,
+        border: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """``waits``: None for tasks that never ask people."""
+        """``waits``: None for tasks that never ask people. ``border``: awaited after each step
+        that was committed; the task may end here by it."""
         self._tasks = tasks
         self._task_id = task_id
         self._attempt = attempt
@@ -38,6 +40,9 @@ class PostgresJournal:
         self._deadline = deadline
         self._patience = patience
         self._waits = waits
+        self._border = border
+        self.cost_micros: float | None = None
+        """What the steps that were committed here have cost; None: no model said."""
 
     async def finished(self) -> Mapping[str, StepOutput]:
         rows = await persist(
@@ -69,6 +74,11 @@ class PostgresJournal:
             step=metrics.bounded("step", base_name(row.name)),
             outcome="failed" if row.error else "degraded" if row.degraded else "succeeded",
         ).observe(max(0.0, self._clock.now() - step.started_at.timestamp()))
+        for call in step.calls:
+            if call.cost_micros is not None:
+                self.cost_micros = (self.cost_micros or 0.0) + call.cost_micros
+        if self._border is not None:
+            await self._border()
         return _output(row)
 
     async def ask(self, step: str, question: Any, timeout_s: float) -> Asked:

@@ -1,22 +1,36 @@
 """Names in the cluster: one place, so that nobody spells them twice."""
 
 NAMESPACE = "maily"
-COORDINATOR = "coordinator"
+COORDINATOR_PREFIX = "coordinator-"
 WORKER_PREFIX = "agent-worker-"
 GATEWAY_APP = "gateway"
 LLM_APP = "llm"
 LLM_DEPLOYMENT = "LLM"
 EMBEDDER_DEPLOYMENT = "Embedder"
 
-SNAPSHOT_KEY = "maily:workers"
-"""Valkey: the coordinator's newest snapshot (JSON), with an expiry of some heartbeats."""
+SNAPSHOT_PREFIX = "maily:workers:"
+"""Valkey, one key per coordinator shard: its newest snapshot (JSON), with an expiry of some
+heartbeats."""
+PLACES_KEY = "maily:places"
+"""Valkey hash: what lies on which node (see ``actors.places``)."""
 
 TASKS_CHANNEL = "maily:tasks"
 """Valkey pub/sub: there is work; every worker with a free slot looks (message: task id)."""
 CANCEL_CHANNEL = "maily:cancel"
 """Valkey pub/sub: a task's cancel was requested (message: task id); its worker looks at once."""
 OFFER_PREFIX = "maily:offer:"
-"""Valkey pub/sub, one channel per worker: a task was chosen for it (message: task id)."""
+"""Valkey pub/sub, one channel per worker: a task was chosen for it (message: the task's id, a
+space, and the decision as JSON)."""
+
+
+def coordinator(shard: int) -> str:
+    """Name of a coordinator shard's actor (from 0), and of its lease."""
+    return f"{COORDINATOR_PREFIX}{shard}"
+
+
+def snapshot_key(shard: int) -> str:
+    """Where this shard publishes."""
+    return f"{SNAPSHOT_PREFIX}{shard}"
 
 
 def worker(index: int) -> str:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 from uuid import UUID
 
+import orjson
 import redis.asyncio as redis_asyncio
 from redis.exceptions import RedisError
 
@@ -33,17 +35,17 @@ class NudgeListener:
         worker: str,
         *,
         on_work: Callable[[], None],
-        on_offer: Callable[[UUID], None],
+        on_offer: Callable[[UUID, dict[str, Any]], None],
         on_cancel: Callable[[UUID], None],
         clock: Clock,
     ) -> None:
         self._client = client
         self._clock = clock
         self._on_work = on_work
-        self._handlers: dict[str, Callable[[UUID], None]] = {
-            TASKS_CHANNEL: lambda _task_id: on_work(),
+        self._handlers: dict[str, Callable[[UUID, dict[str, Any]], None]] = {
+            TASKS_CHANNEL: lambda _task_id, _decision: on_work(),
             offers(worker): on_offer,
-            CANCEL_CHANNEL: on_cancel,
+            CANCEL_CHANNEL: lambda task_id, _decision: on_cancel(task_id),
         }
         self.connected = False
 
@@ -81,11 +83,20 @@ class NudgeListener:
             if handler is None:
                 continue
             try:
-                task_id = UUID(_text(message["data"]))
+                task_id, decision = _parse(_text(message["data"]))
             except ValueError:
                 log.warning("nudges.malformed")
                 continue
-            handler(task_id)
+            handler(task_id, decision)
+
+
+def _parse(text: str) -> tuple[UUID, dict[str, Any]]:
+    """A task's id, and after a space the decision that led here (JSON). Raises ValueError."""
+    identity, _, said = text.partition(" ")
+    decision = orjson.loads(said) if said else {}
+    if not isinstance(decision, dict):
+        raise ValueError("a decision is an object")
+    return UUID(identity), decision
 
 
 def _text(value: bytes | str) -> str:

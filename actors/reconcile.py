@@ -21,7 +21,7 @@ from actors.coordinator import Coordinator
 from actors.health import check_actor
 from actors.host import config_hash
 from actors.lookup import CONTROL, describe, find_actor
-from actors.names import COORDINATOR, NAMESPACE, WORKER_PREFIX, worker
+from actors.names import COORDINATOR_PREFIX, NAMESPACE, WORKER_PREFIX, coordinator, worker
 from mesh.core.logging import get_logger
 from mesh.core.settings import Settings, settings_to_json
 from mesh.llm.engine import LLMClient
@@ -66,7 +66,11 @@ async def reconcile(
     (it is pickled). Safe to run again at any time; two at once may make an actor only once."""
     options = options or ReconcileOptions()
     config = config_hash(settings)
-    wanted = [COORDINATOR, *(worker(index) for index in range(settings.agents.workers))]
+    agents = settings.agents
+    wanted = [
+        *(coordinator(shard) for shard in range(agents.coordinators)),
+        *(worker(index) for index in range(agents.workers)),
+    ]
     adopted: list[str] = []
     ended: list[str] = []
 
@@ -80,7 +84,7 @@ async def reconcile(
             await _end(name, handle, options)
             ended.append(name)
 
-    running = [n for n in await _named(options.namespace) if n == COORDINATOR or _is_worker(n)]
+    running = [n for n in await _named(options.namespace) if _is_ours(n)]
     await asyncio.gather(*(look(name) for name in running))
     created = [name for name in wanted if name not in adopted]
     for name in created:
@@ -93,8 +97,9 @@ async def reconcile(
 async def end_all(options: ReconcileOptions | None = None) -> tuple[str, ...]:
     """Drain and end every actor of ours: workers first. Gives their names."""
     options = options or ReconcileOptions()
-    names = [n for n in await _named(options.namespace) if n == COORDINATOR or _is_worker(n)]
-    for group in ([n for n in names if n != COORDINATOR], [n for n in names if n == COORDINATOR]):
+    names = [n for n in await _named(options.namespace) if _is_ours(n)]
+    workers = [name for name in names if _is_worker(name)]
+    for group in (workers, [name for name in names if name not in workers]):
         handles = {name: await find_actor(name, options.namespace) for name in group}
         await asyncio.gather(
             *(_end(name, handle, options) for name, handle in handles.items() if handle)
@@ -104,6 +109,11 @@ async def end_all(options: ReconcileOptions | None = None) -> tuple[str, ...]:
 
 def _is_worker(name: str) -> bool:
     return name.startswith(WORKER_PREFIX)
+
+
+def _is_ours(name: str) -> bool:
+    # "coordinator" alone is an earlier release's.
+    return _is_worker(name) or name.startswith(COORDINATOR_PREFIX) or name == "coordinator"
 
 
 async def _named(namespace: str) -> list[str]:
@@ -137,7 +147,7 @@ def _create(
         extra["runtime_env"] = {"env_vars": dict(options.env)}
     if options.resources:
         extra["resources"] = dict(options.resources)
-    cls = Coordinator if name == COORDINATOR else AgentWorker
+    cls = AgentWorker if _is_worker(name) else Coordinator
     shell = ray.remote(concurrency_groups={CONTROL: 16})(cls).options(
         name=name,
         namespace=options.namespace,
@@ -149,10 +159,10 @@ def _create(
         max_concurrency=256,
         **extra,
     )
-    if name == COORDINATOR:
-        shell.remote(settings_json)
-    else:
+    if _is_worker(name):
         shell.remote(name, settings_json, llm, options.namespace)
+    else:
+        shell.remote(int(name.removeprefix(COORDINATOR_PREFIX)), settings_json)
 
 
 async def _await_health(names: list[str], options: ReconcileOptions) -> dict[str, str]:

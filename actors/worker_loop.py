@@ -9,27 +9,34 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from actors.patience import PatienceOptions, pause
-from actors.task_run import RunParts, TaskRun
-from mesh.contracts.mesh import WorkerInfo
-from mesh.contracts.tasks import TaskState
+from actors.task_run import HANDED_OVER, RunParts, TaskRun
+from mesh.agents.balancing.history import Learning
+from mesh.agents.balancing.slots import Room, SlotOptions, SlotShares
+from mesh.contracts.mesh import Advice, WorkerInfo
+from mesh.contracts.tasks import TaskKind, TaskState
 from mesh.core import metrics
 from mesh.core.errors import MailyError
 from mesh.core.logging import get_logger
-from mesh.storage.tasks import TaskRow
+from mesh.storage.tasks import ClaimFilter, TaskRow
 
 log = get_logger("worker")
 
-HeartbeatSink = Callable[[WorkerInfo], Awaitable[None]]
+HeartbeatSink = Callable[[WorkerInfo], Awaitable[Advice | None]]
+"""Reports to the coordinators; gives what they advise, if any answers."""
+Nudge = Callable[[], Awaitable[None]]
+"""Tells all workers that there is work. Never raises."""
 
 _OFFERS_KEPT = 256
-_SMOOTHING = 0.3
-"""Weight of the newest task in the moving averages of latency and success."""
+_NOT_THE_WORKERS = frozenset(
+    {"invalid_input", "unknown_model", "deadline_exceeded", "forbidden", "not_found", "conflict"}
+)
+"""Codes of failures that say nothing about who ran the task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +52,12 @@ class WorkerOptions:
     """An idle worker looks for work at least this often."""
     database_s: float = 10.0
     """Longest wait for one claim."""
+    kinds: frozenset[TaskKind] | None = None
+    """What it takes; None: every kind."""
+    max_share: float = 0.75
+    """Largest share of the slots for one workspace while others are about."""
+    claim_batch: int = 4
+    """Most tasks that one statement claims."""
 
 
 class WorkerLoop:
@@ -57,6 +70,7 @@ class WorkerLoop:
         options: WorkerOptions,
         *,
         heartbeat: HeartbeatSink | None = None,
+        nudge: Nudge | None = None,
         node: str = "127.0.0.1",
     ) -> None:
         self.name = name
@@ -64,21 +78,26 @@ class WorkerLoop:
         self._parts = parts
         self._options = options
         self._heartbeat = heartbeat
+        self._nudge = nudge
         self._node = node
         self._runs: dict[UUID, TaskRun] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._offers: deque[UUID] = deque(maxlen=_OFFERS_KEPT)
+        self._offers: dict[UUID, dict[str, Any]] = {}
         self._wake = asyncio.Event()
         self._renew_now = asyncio.Event()
         self._changed = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
         self._draining = False
-        self._ewma_latency_s = 0.0
-        self._success = 1.0
+        self._advice = Advice()
+        self._learning = Learning()
+        self._shares = SlotShares(
+            SlotOptions(options.slots, options.max_share, batch=options.claim_batch)
+        )
         self._claimed = 0
         self._ended = 0
         self._dropped = 0
+        self._handed_over = 0
         self._database_failures = 0
         self._alive_at = parts.clock.monotonic()
 
@@ -88,11 +107,12 @@ class WorkerLoop:
         """Somebody queued a task: look at once instead of at the next poll."""
         self._wake.set()
 
-    def offer(self, task_id: UUID) -> None:
-        """This task was chosen for us. With no free slot the offer is forgotten: the task stays
-        queued, in the order of its priority."""
-        if not self._draining and len(self._runs) < self._options.slots:
-            self._offers.append(task_id)
+    def offer(self, task_id: UUID, decision: dict[str, Any] | None = None) -> None:
+        """This task was chosen for us, by this decision. With no free slot the offer is
+        forgotten: the task stays queued, in its turn."""
+        room = self._options.slots - len(self._runs)
+        if not self._draining and room > 0 and len(self._offers) < _OFFERS_KEPT:
+            self._offers[task_id] = decision or {}
             self._wake.set()
 
     def cancel_requested(self, task_id: UUID) -> None:
@@ -103,16 +123,19 @@ class WorkerLoop:
     # What we tell others
 
     def info(self) -> WorkerInfo:
+        kinds = self._options.kinds
         return WorkerInfo(
             name=self.name,
             actor_id=self.owner,
             node=self._node,
             slots=self._options.slots,
             active=min(len(self._runs), self._options.slots),
-            ewma_latency_s=self._ewma_latency_s,
-            success=self._success,
+            ewma_latency_s=self._learning.latency_s,
+            success=self._learning.success,
             heartbeat_at=self._parts.clock.now(),
             draining=self._draining,
+            history=self._learning.history,
+            specialisations=tuple(k for k in TaskKind if kinds is None or k in kinds),
         )
 
     def unhealthy(self) -> str | None:
@@ -131,6 +154,7 @@ class WorkerLoop:
             "claimed": self._claimed,
             "ended": self._ended,
             "dropped": self._dropped,
+            "handed_over": self._handed_over,
             "database_failures": self._database_failures,
         }
 
@@ -149,14 +173,20 @@ class WorkerLoop:
         finally:
             await self._give_back()
 
-    async def drain(self, timeout_s: float) -> int:
-        """Claim nothing more and wait for what runs. Gives how many tasks were left to others.
+    async def drain(self, timeout_s: float, *, hand_over: bool | None = None) -> int:
+        """Claim nothing more and let go of what runs. Gives how many tasks were left to others
+        half-way: those end without a trace here and their leases end now.
 
-        Those end without a trace here; their leases end now, so another worker goes on at once.
+        ``hand_over``: at its next finished step a task goes to another worker, which goes on
+        from there; False: it may end here. None: hand over when the coordinators know of another
+        worker with a free slot.
         """
         self._draining = True
         self._wake.set()
         self._changed.set()
+        if self._advice.peers > 0 if hand_over is None else hand_over:
+            for run in self._runs.values():
+                run.hand_over()
         try:
             async with asyncio.timeout(timeout_s):
                 await self._idle.wait()
@@ -179,21 +209,32 @@ class WorkerLoop:
     async def _release(self) -> None:
         try:
             async with asyncio.timeout(self._options.lease_s):
-                await self._parts.tasks.release_owner(self.owner)
+                freed = await self._parts.tasks.release_owner(self.owner, HANDED_OVER)
+            if freed:
+                await self._tell_others()
         except (MailyError, TimeoutError):
             pass  # the leases run out by themselves
+
+    async def _tell_others(self) -> None:
+        if self._nudge is not None:
+            await self._nudge()
 
     async def _claim_loop(self) -> None:
         while not self._draining:
             self._wake.clear()
-            if len(self._runs) >= self._options.slots:
+            room = self._shares.room(
+                (run.task.workspace_id for run in self._runs.values()),
+                self._parts.clock.monotonic(),
+            )
+            if room.n <= 0:
+                self._offers.clear()
                 await self._wake.wait()
                 continue
-            offered = self._offers.popleft() if self._offers else None
+            offers, self._offers = self._offers, {}
             since = self._parts.clock.monotonic()
             try:
                 async with asyncio.timeout(self._options.database_s):
-                    row = await self._parts.tasks.claim(offered, self.owner, self._options.lease_s)
+                    rows = await self._claim(room, offers)
                 self._database_failures = 0
             except (MailyError, TimeoutError) as error:
                 self._database_failures += 1
@@ -201,12 +242,28 @@ class WorkerLoop:
                     log.warning("worker.claim_failed", error=type(error).__name__)
                 await asyncio.sleep(pause(self._database_failures, PatienceOptions()))
                 continue
-            if row is not None and self._draining:
+            if rows and self._draining:
                 await self._release()  # claimed while drain began
-            elif row is not None:
+                continue
+            for row in rows:
                 self._start(row, since + self._options.lease_s)
-            elif offered is None:
+            if not rows and not offers:
                 await self._wait(self._wake, self._options.poll_s)
+
+    async def _claim(self, room: Room, offers: dict[UUID, dict[str, Any]]) -> list[TaskRow]:
+        """What was chosen for us, else whose turn it is."""
+        tasks, lease_s = self._parts.tasks, self._options.lease_s
+        take = ClaimFilter(self._options.kinds, room.full)
+        if offers:
+            return await tasks.claim_offered(
+                self.owner, lease_s, offers, room.n, take, slack=float(self._options.slots)
+            )
+        decision = {
+            "worker": self.name,
+            "reason": "its turn came, and a slot was free here",
+            "free": self._options.slots - len(self._runs),
+        }
+        return await tasks.claim_many(self.owner, lease_s, room.n, take, decision)
 
     def _start(self, row: TaskRow, lease_until: float) -> None:
         if row.attempt > 1:
@@ -218,6 +275,7 @@ class WorkerLoop:
         run = TaskRun(row, self._parts, lease_until)
         self._runs[row.id] = run
         self._claimed += 1
+        self._shares.saw(row.workspace_id, self._parts.clock.monotonic())
         self._note_load()
         task = asyncio.create_task(self._run(run), name=f"run-{row.id}")
         self._tasks.add(task)
@@ -227,6 +285,8 @@ class WorkerLoop:
         started = self._parts.clock.monotonic()
         try:
             await run.run()
+            if run.dropped == HANDED_OVER:
+                await self._hand_over(run)
         except Exception:
             # A defect of ours: the lease runs out and the task is tried again, up to its limit.
             log.exception("worker.run_crashed", task=str(run.task.id))
@@ -237,19 +297,30 @@ class WorkerLoop:
             self._note_load()
             self._wake.set()
 
+    async def _hand_over(self, run: TaskRun) -> None:
+        self._handed_over += 1
+        try:
+            async with asyncio.timeout(self._options.lease_s):
+                await self._parts.tasks.release(run.task.id, run.task.attempt, HANDED_OVER)
+            await self._tell_others()
+        except (MailyError, TimeoutError):
+            pass  # the lease runs out by itself
+
     def _learn(self, run: TaskRun, seconds: float) -> None:
         if run.ending is None:
             self._dropped += 1
             return
         self._ended += 1
-        if run.ending.state is TaskState.CANCELLED:
+        ending = run.ending
+        if ending.state is TaskState.CANCELLED or ending.outcome in _NOT_THE_WORKERS:
             return
-        success = 1.0 if run.ending.state is TaskState.SUCCEEDED else 0.0
-        self._success += _SMOOTHING * (success - self._success)
-        if self._ewma_latency_s == 0.0:
-            self._ewma_latency_s = seconds
-        else:
-            self._ewma_latency_s += _SMOOTHING * (seconds - self._ewma_latency_s)
+        self._learning.observe(
+            run.task.kind,
+            seconds,
+            succeeded=ending.state is TaskState.SUCCEEDED,
+            degraded=ending.degraded,
+            cost_micros=run.cost_micros,
+        )
 
     def _note_load(self) -> None:
         metrics.TASKS_RUNNING.set(len(self._runs))
@@ -298,15 +369,20 @@ class WorkerLoop:
 
     async def _heartbeat_loop(self) -> None:
         while True:
-            await self._wait(self._changed, self._options.heartbeat_s)
+            # A burst of changes makes one heartbeat, not one each; silence lasts no longer than
+            # heartbeat_s.
+            await self._wait(self._changed, self._options.heartbeat_s * 0.8)
             self._changed.clear()
             if self._heartbeat is not None:
                 try:
                     async with asyncio.timeout(max(1.0, 2 * self._options.heartbeat_s)):
-                        await self._heartbeat(self.info())
+                        advice = await self._heartbeat(self.info())
+                    if advice is not None:
+                        self._advice = advice
+                        self._shares.told(advice.crowded, self._parts.clock.monotonic())
                 except (MailyError, TimeoutError) as error:
+                    self._advice = Advice()
                     log.debug("worker.heartbeat_failed", error=type(error).__name__)
-            # A burst of changes makes one heartbeat, not one each.
             await asyncio.sleep(self._options.heartbeat_s / 5)
 
     @staticmethod

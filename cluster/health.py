@@ -15,9 +15,9 @@ from typing import Any
 
 import asyncpg
 import httpx
-import orjson
 
-from actors.names import EMBEDDER_DEPLOYMENT, GATEWAY_APP, LLM_APP, LLM_DEPLOYMENT, SNAPSHOT_KEY
+from actors.names import EMBEDDER_DEPLOYMENT, GATEWAY_APP, LLM_APP, LLM_DEPLOYMENT
+from actors.snapshots import newest, read_snapshots
 from cluster.layout import Layout
 from mesh.contracts.mesh import Snapshot
 from mesh.core.settings import Settings
@@ -46,7 +46,7 @@ Check = Callable[[], Awaitable[str]]
 async def check_all(settings: Settings) -> list[PartHealth]:
     """``settings`` must be resolved (``cluster.layout.resolve``). Takes at most ``LIMIT_S``."""
     serve = asyncio.create_task(_serve_applications(settings))
-    snapshot = asyncio.create_task(_snapshot(settings))
+    snapshots = asyncio.create_task(_snapshots(settings))
     checks: dict[str, Check] = {
         "postgres": lambda: _postgres(settings),
         "valkey": lambda: _valkey(settings),
@@ -58,16 +58,16 @@ async def check_all(settings: Settings) -> list[PartHealth]:
         checks["llm"] = lambda: _deployment(serve, LLM_APP, LLM_DEPLOYMENT)
         checks["embedder"] = lambda: _deployment(serve, LLM_APP, EMBEDDER_DEPLOYMENT)
     checks["gateway"] = lambda: _gateway(settings, serve)
-    checks["coordinator"] = lambda: _coordinator(snapshot)
-    checks["workers"] = lambda: _workers(snapshot, settings.agents.workers)
+    checks["coordinator"] = lambda: _coordinator(snapshots, settings.agents.coordinators)
+    checks["workers"] = lambda: _workers(snapshots, settings.agents.workers)
     if settings.gateway.haproxy and settings.profile == "embedded":
         checks["haproxy"] = lambda: _haproxy(settings)
     try:
         return list(await asyncio.gather(*(_timed(name, run) for name, run in checks.items())))
     finally:
-        for task in (serve, snapshot):
+        for task in (serve, snapshots):
             task.cancel()
-        await asyncio.gather(serve, snapshot, return_exceptions=True)
+        await asyncio.gather(serve, snapshots, return_exceptions=True)
 
 
 async def _timed(name: str, check: Check) -> PartHealth:
@@ -181,27 +181,29 @@ async def _haproxy(settings: Settings) -> str:
     return f"listens on {settings.gateway.host}:{settings.gateway.port}"
 
 
-async def _snapshot(settings: Settings) -> Snapshot | None:
+async def _snapshots(settings: Settings) -> dict[int, Snapshot]:
     client = connect(settings.redis_url, max_connections=1, timeout_s=LIMIT_S)
     try:
-        text = await client.get(SNAPSHOT_KEY)
+        return await read_snapshots(client, settings.agents.coordinators)
     finally:
         await client.aclose()
-    return None if text is None else Snapshot.model_validate(orjson.loads(text))
 
 
-async def _coordinator(task: asyncio.Task[Snapshot | None]) -> str:
-    snapshot = await asyncio.shield(task)
-    if snapshot is None:
-        raise RuntimeError("it has published no snapshot of late")
-    age = max(0.0, time.time() - snapshot.at)
-    if age > SNAPSHOT_FRESH_S:
-        raise RuntimeError(f"its newest snapshot is {age:.0f} s old")
-    return f"snapshot {snapshot.version}, {age:.1f} s old"
+async def _coordinator(task: asyncio.Task[dict[int, Snapshot]], shards: int) -> str:
+    snapshots = await asyncio.shield(task)
+    newer = [s for s in snapshots.values() if time.time() - s.at <= SNAPSHOT_FRESH_S]
+    last = newest(snapshots)
+    if last is None:
+        raise RuntimeError("no shard has published a snapshot of late")
+    age = max(0.0, time.time() - last.at)
+    words = f"{len(newer)} of {shards} shards publish, the newest snapshot is {age:.1f} s old"
+    if len(newer) < shards:
+        raise RuntimeError(words)
+    return words
 
 
-async def _workers(task: asyncio.Task[Snapshot | None], wanted: int) -> str:
-    snapshot = await asyncio.shield(task)
+async def _workers(task: asyncio.Task[dict[int, Snapshot]], wanted: int) -> str:
+    snapshot = newest(await asyncio.shield(task))
     workers = () if snapshot is None else snapshot.workers
     slots = sum(worker.slots for worker in workers)
     active = sum(worker.active for worker in workers)

@@ -7,6 +7,7 @@ lease may be somebody else's. A writer therefore checks its epoch in the transac
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -35,6 +36,7 @@ UPDATE leases SET expires_at = now()
 WHERE key = $1 AND owner = $2 AND epoch = $3 AND expires_at > now()
 """
 _GET = "SELECT * FROM leases WHERE key = $1"
+_LIVING = "SELECT key FROM leases WHERE key = ANY($1::text[]) AND expires_at > now()"
 _CHECK = "SELECT FROM leases WHERE key = $1 AND owner = $2 AND epoch = $3 FOR SHARE"
 
 
@@ -90,3 +92,7 @@ class Leases:
         """The newest lease of the key, run out or not; None: there never was one."""
         record = await self._db.fetchrow(_GET, key)
         return None if record is None else _lease(record)
+
+    async def living(self, keys: Iterable[str]) -> frozenset[str]:
+        """Those of these keys that somebody holds now."""
+        return frozenset(r["key"] for r in await self._db.fetch(_LIVING, [*keys]))

@@ -67,7 +67,7 @@ class OpenGateway:
         tokens = TokenService(context.db, settings.security, secret, context.clock)
         models = ServeModels(await open_models(context), settings.llm)
         limits, security = settings.gateway, settings.security
-        dispatcher = Dispatcher(context.redis)
+        dispatcher = Dispatcher(context.redis, shards=context.settings.agents.coordinators)
         gateway = Gateway(
             settings=settings,
             clock=context.clock,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -10,16 +11,21 @@ from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
+import pytest
 import pytest_asyncio
 from actors_support import CLOCK, check_stream, events, new_task, until, workspace
 
 from actors.coordinator_loop import CoordinatorLoop, CoordinatorOptions, CoordinatorParts
 from actors.dispatch import Dispatcher
 from actors.health import check_snapshot
-from actors.names import SNAPSHOT_KEY, offers
+from actors.names import PLACES_KEY, offers, snapshot_key
+from actors.places import say_place
+from actors.snapshots import read_snapshots
+from mesh.agents.balancing.shards import shard_of
 from mesh.contracts.events import EventType
-from mesh.contracts.mesh import Snapshot, WorkerInfo
-from mesh.contracts.tasks import TaskState
+from mesh.contracts.mesh import KindHistory, Snapshot, WorkerInfo
+from mesh.contracts.tasks import TaskKind, TaskState
+from mesh.core.errors import Overloaded
 from mesh.core.ids import uuid7
 from mesh.storage.leases import Leases
 from mesh.storage.pool import Database
@@ -31,6 +37,7 @@ QUICK = CoordinatorOptions(
     heartbeat_s=0.05,
     publish_s=0.02,
     lost_after_s=0.6,
+    bury_s=0.02,
     snapshot_ttl_s=1.0,
     lease_s=0.6,
     sweep_s=0.05,
@@ -42,6 +49,7 @@ QUICK = CoordinatorOptions(
 class Bench:
     parts: CoordinatorParts
     space: UUID
+    db: Database
 
     def coordinator(self, **changes: Any) -> CoordinatorLoop:
         return CoordinatorLoop(replace(self.parts, options=replace(self.parts.options, **changes)))
@@ -56,9 +64,8 @@ class Bench:
                 loop.cancel()
             await asyncio.gather(*loops, return_exceptions=True)
 
-    async def published(self) -> Snapshot | None:
-        raw = await self.parts.redis.get(SNAPSHOT_KEY)
-        return None if raw is None else Snapshot.model_validate_json(raw)
+    async def published(self, shard: int = 0) -> Snapshot | None:
+        return (await read_snapshots(self.parts.redis, shard + 1)).get(shard)
 
     async def sees(self, condition: Callable[[Snapshot], bool]) -> Snapshot:
         """The first published snapshot for which it holds."""
@@ -86,9 +93,10 @@ async def bench(database: Database, valkey_url: str) -> AsyncIterator[Bench]:
         clock=CLOCK,
         options=QUICK,
     )
-    await redis.delete(SNAPSHOT_KEY)
-    yield Bench(parts, await workspace(database))
-    await redis.delete(SNAPSHOT_KEY)
+    keys = [snapshot_key(shard) for shard in range(3)] + [PLACES_KEY]
+    await redis.delete(*keys)
+    yield Bench(parts, await workspace(database), database)
+    await redis.delete(*keys)
     await streams.aclose()
     await redis.aclose()
 
@@ -116,7 +124,7 @@ async def test_heartbeats_become_snapshots(bench: Bench) -> None:
         assert second.version > first.version
         assert coordinator.unhealthy() is None
         assert all(part.healthy for part in check_snapshot(second, 0, CLOCK.now()))
-    assert 0 < await bench.parts.redis.pttl(SNAPSHOT_KEY) <= 1_000
+    assert 0 < await bench.parts.redis.pttl(snapshot_key(0)) <= 1_000
 
 
 async def test_a_silent_worker_is_lost_and_its_tasks_are_free_at_once(bench: Bench) -> None:
@@ -149,24 +157,7 @@ async def _claims(tasks: TaskRepository, task_id: UUID) -> bool:
     return await tasks.claim(task_id, "another", 3600.0) is not None
 
 
-async def test_a_coordinator_that_slept_does_not_bury_the_living(bench: Bench) -> None:
-    """After a pause of its own it has heard nobody, which says nothing about them."""
-    coordinator = bench.coordinator()
-    coordinator.heartbeat(info())
-    await coordinator._bury()
-    slept = QUICK.lost_after_s * 3
-    for name in coordinator._seen:
-        coordinator._seen[name] -= slept
-    coordinator._turned_at -= slept
-    await coordinator._bury()
-    assert coordinator.statistics()["workers"] == 1
-    for name in coordinator._seen:  # this time it was awake and the worker was silent
-        coordinator._seen[name] -= slept
-    await coordinator._bury()
-    assert coordinator.statistics()["workers"] == 0
-
-
-async def test_one_of_two_coordinators_leads_and_the_other_follows_on(bench: Bench) -> None:
+async def test_one_of_two_incarnations_leads_and_the_other_follows_on(bench: Bench) -> None:
     first, second = bench.coordinator(), bench.coordinator(lost_after_s=60.0)
     async with bench.running(second):
         async with bench.running(first):
@@ -187,17 +178,17 @@ async def test_a_fenced_coordinator_stops_publishing(bench: Bench) -> None:
         async with bench.parts.tasks._db.connection() as connection:
             await connection.execute(
                 "UPDATE leases SET owner = 'usurper', epoch = epoch + 1, "
-                "expires_at = now() + interval '1 hour' WHERE key = 'coordinator'"
+                "expires_at = now() + interval '1 hour' WHERE key = 'coordinator-0'"
             )
         await until(lambda: coordinator.statistics()["epoch"] == 0)
-        await bench.parts.redis.delete(SNAPSHOT_KEY)
+        await bench.parts.redis.delete(snapshot_key(0))
         before = coordinator.statistics()["snapshots"]
         coordinator.heartbeat(info())
         await asyncio.sleep(0.2)
         assert coordinator.statistics()["snapshots"] == before
         assert await bench.published() is None
         async with bench.parts.tasks._db.connection() as connection:
-            await connection.execute("DELETE FROM leases WHERE key = 'coordinator'")
+            await connection.execute("DELETE FROM leases WHERE key = 'coordinator-0'")
 
 
 async def test_the_sweep_tells_streams_what_they_are_owed(bench: Bench) -> None:
@@ -241,11 +232,13 @@ async def test_offers_go_to_the_chosen_worker_alone(bench: Bench) -> None:
         coordinator.heartbeat(info("free"))
         await bench.sees(lambda s: len(s.workers) == 2)
         task_id = uuid7()
-        choice = await dispatcher.offer(task_id)
+        choice = await dispatcher.offer(task_id, workspace_id=bench.space)
         assert choice.worker == "free"
         message = await listener.get_message(ignore_subscribe_messages=True, timeout=5)
         assert message is not None
-        assert message["data"] == str(task_id).encode()
+        told, _, decision = message["data"].decode().partition(" ")
+        assert told == str(task_id)
+        assert json.loads(decision) == choice.record()
 
 
 async def test_an_offer_to_a_worker_that_does_not_listen_is_told_to_all(bench: Bench) -> None:
@@ -268,3 +261,79 @@ async def test_a_dispatcher_without_valkey_never_raises() -> None:
     assert choice.worker is None
     assert dispatcher.statistics()["failed"] == 3
     await redis.aclose()
+
+
+async def test_shards_sweep_their_own_and_adopt_those_of_the_dead(bench: Bench) -> None:
+    """Both live: each sees its own workspaces' queues. One dies: the other sees all."""
+    tasks = bench.parts.tasks
+    spaces = [await workspace(bench.db) for _ in range(12)]
+    rows = [(await tasks.create(new_task(space)))[0] for space in spaces]
+    shards = [bench.coordinator(shard=shard, shards=2, lost_after_s=60.0) for shard in (0, 1)]
+
+    def mine(snapshot: Snapshot | None) -> set[UUID]:
+        return set() if snapshot is None else set(snapshot.queues) & set(spaces)
+
+    async with bench.running(shards[0]):
+        async with bench.running(shards[1]):
+
+            async def shared_out() -> bool:
+                parts = [mine(await bench.published(shard)) for shard in (0, 1)]
+                expected = [{s for s in spaces if shard_of(s, (0, 1)) == i} for i in (0, 1)]
+                return parts == expected
+
+            await until(shared_out)
+
+        async def adopted() -> bool:
+            return mine(await bench.published(0)) == set(spaces)
+
+        await until(adopted)
+    for row in rows:
+        await tasks.request_cancel(row.id, row.workspace_id)
+        await tasks.mark_announced([row.id])
+
+
+async def test_what_one_shard_hears_the_others_know(bench: Bench) -> None:
+    """A worker that reaches only one shard is not buried by the other."""
+    tasks = bench.parts.tasks
+    row, _ = await tasks.create(new_task(bench.space))
+    assert await tasks.claim(row.id, "w/1", 3600.0) is not None
+    hears, deaf = (bench.coordinator(shard=shard, shards=2) for shard in (0, 1))
+    async with bench.running(hears, deaf):
+        deaf.heartbeat(info())
+        for _ in range(12):  # twice as long as a silent worker may be
+            hears.heartbeat(info())
+            await asyncio.sleep(0.1)
+        snapshot = await bench.published(1)
+        assert snapshot is not None
+        assert [worker.name for worker in snapshot.workers] == ["w"]
+        assert not await _claims(tasks, row.id)
+
+
+async def test_places_reach_the_snapshot_and_fade(bench: Bench) -> None:
+    redis = bench.parts.redis
+    await redis.hset(PLACES_KEY, "nonsense", "{")
+    await say_place(redis, "memory:0", "node-a", "one", CLOCK)
+    await say_place(redis, "memory:0", "node-b", "two", CLOCK)
+    async with bench.running(bench.coordinator()):
+        snapshot = await bench.sees(lambda s: bool(s.places))
+        assert snapshot.places == {"memory:0": ("node-a", "node-b")}
+        assert await redis.hlen(PLACES_KEY) == 2
+        await redis.hset(PLACES_KEY, "memory:0|one", '{"place": "memory:0", "node": "a", "at": 1}')
+        await bench.sees(lambda s: s.places == {"memory:0": ("node-b",)})
+
+
+async def test_what_cant_be_done_in_time_is_refused_and_told_when_to_come_back(
+    bench: Bench,
+) -> None:
+    seen = KindHistory(count=20, latency_s=10.0, fastest_s=5.0)
+    coordinator = bench.coordinator(lost_after_s=60.0)
+    dispatcher = Dispatcher(bench.parts.redis, shards=1)
+    async with bench.running(coordinator):
+        coordinator.heartbeat(info(history={TaskKind.WRITE_EMAIL: seen}))
+        await bench.sees(lambda s: len(s.workers) == 1)
+        await dispatcher.admit(bench.space, TaskKind.WRITE_EMAIL, deadline_s=6.0)
+        await dispatcher.admit(bench.space, TaskKind.CLASSIFY, deadline_s=1.0)  # nobody knows
+        with pytest.raises(Overloaded) as caught:
+            await dispatcher.admit(bench.space, TaskKind.WRITE_EMAIL, deadline_s=4.0)
+    assert caught.value.details == {"deadline_s": 4.0, "at_least_s": 5.0}
+    assert caught.value.retry_after_s == 1.0

@@ -30,14 +30,14 @@ from actors.context import ProcessContext
 from actors.dispatch import Dispatcher
 from actors.health import check_actors, check_snapshot
 from actors.lookup import describe, find_actor
-from actors.names import COORDINATOR, worker
+from actors.names import coordinator, worker
 from actors.reconcile import ReconcileOptions, end_all, reconcile
 from mesh.contracts.tasks import TaskState
 from mesh.core.settings import AgentSettings, LLMSettings, PostgresSettings, RedisSettings, Settings
 from mesh.llm.fake import FaultPlan
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = sorted([COORDINATOR, worker(0), worker(1)])
+NAMES = sorted([coordinator(0), coordinator(1), worker(0), worker(1)])
 LLM = FakeClient(FaultPlan(token_delay_s=0.01))
 
 
@@ -128,11 +128,11 @@ async def test_reconcile_makes_adopts_replaces_and_ends(
     )
     changed = await reconcile(smaller, options, llm=LLM)
     assert changed.ended == tuple(NAMES)  # another configuration: each is made again or goes
-    assert changed.created == (COORDINATOR, worker(0))
+    assert changed.created == (coordinator(0), coordinator(1), worker(0))
     assert changed.unhealthy == {}
     parts = await check_actors(2, namespace=options.namespace)
-    assert [part.healthy for part in parts] == [True, True, False]
-    assert parts[2].reason == "there is no such actor"
+    assert [part.healthy for part in parts] == [True, True, True, False]
+    assert parts[3].reason == "there is no such actor"
 
     restored = await reconcile(settings, options, llm=LLM)
     assert restored.unhealthy == {}
@@ -172,7 +172,7 @@ async def test_a_killed_worker_comes_back_and_every_task_ends_once(
     await until(both_are_published)
 
 
-async def test_running_tasks_do_not_notice_that_the_coordinator_dies(
+async def test_running_tasks_do_not_notice_that_the_coordinators_die(
     settings: Settings, options: ReconcileOptions, context: ProcessContext
 ) -> None:
     await reconcile(settings, options, llm=LLM)
@@ -186,10 +186,11 @@ async def test_running_tasks_do_not_notice_that_the_coordinator_dies(
     old = await dispatcher.snapshot()
     assert old is not None
     rows = [(await context.tasks.create(new_task(space)))[0] for _ in range(6)]
-    before = await kill(COORDINATOR, options)
+    before = [await kill(coordinator(shard), options) for shard in (0, 1)]
     done = await asyncio.gather(*(ended(context.tasks, row, 60) for row in rows))
     assert {(row.state, row.attempt) for row in done} == {(TaskState.SUCCEEDED, 1)}
-    await back(COORDINATOR, before, options)
+    for shard in (0, 1):
+        await back(coordinator(shard), before[shard], options)
 
     async def republished() -> bool:
         new = await dispatcher.snapshot()
@@ -205,6 +206,7 @@ async def test_all_actors_end_and_leave_no_lease(
     assert await end_all(replace(options, drain_s=1.0)) == tuple(NAMES)
     for name in NAMES:
         assert await find_actor(name, options.namespace) is None
-    lease = await context.leases.get(COORDINATOR)
-    assert lease is not None
-    assert lease.expires_at.timestamp() <= CLOCK.now()
+    for shard in (0, 1):
+        lease = await context.leases.get(coordinator(shard))
+        assert lease is not None
+        assert lease.expires_at.timestamp() <= CLOCK.now()

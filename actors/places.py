@@ -1,0 +1,48 @@
+"""What lies on which node: whoever holds a memory shard or a model says so, and tasks that want
+it are rather given to workers beside it.
+
+A hint with an expiry, like everything that the balancing reads: a place that is not said again
+within ``STALE_S`` is forgotten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import orjson
+import redis.asyncio as redis_asyncio
+
+from actors.names import PLACES_KEY
+from mesh.core.clock import Clock
+
+SAY_EVERY_S = 5.0
+STALE_S = 20.0
+
+
+async def say_place(
+    client: redis_asyncio.Redis, place: str, node: str, holder: str, clock: Clock
+) -> None:
+    """``place``: ``memory:<shard>`` or ``model:<name>``; ``holder``: who says so (two replicas of
+    a model are two holders). Say it again every ``SAY_EVERY_S``. Raises RedisError."""
+    value = orjson.dumps({"place": place, "node": node, "at": clock.now()})
+    await client.hset(PLACES_KEY, f"{place}|{holder}", value.decode())
+
+
+def read_places(
+    raw: Mapping[bytes | str, bytes | str], now: float
+) -> tuple[dict[str, tuple[str, ...]], list[bytes | str]]:
+    """The hash as ``Snapshot.places`` has it, and the fields that are stale or no sense."""
+    places: dict[str, set[str]] = {}
+    stale: list[bytes | str] = []
+    for name, value in raw.items():
+        try:
+            said = orjson.loads(value)
+            place, node, at = str(said["place"]), str(said["node"]), float(said["at"])
+        except (ValueError, KeyError, TypeError):
+            stale.append(name)
+            continue
+        if now - at > STALE_S:
+            stale.append(name)
+        else:
+            places.setdefault(place, set()).add(node)
+    return {place: tuple(sorted(nodes)) for place, nodes in sorted(places.items())}, stale
