@@ -14,6 +14,9 @@ TASKS_WRITE = "tasks:write"
 AGENTS_READ = "agents:read"
 METRICS_READ = "metrics:read"
 KEYS_ADMIN = "keys:admin"
+BUDGETS_ADMIN = "budgets:admin"
+STREAMS_READ = "streams:read"
+STREAMS_WRITE = "streams:write"
 
 ALL_SCOPES = frozenset(
     {
@@ -25,6 +28,9 @@ ALL_SCOPES = frozenset(
         AGENTS_READ,
         METRICS_READ,
         KEYS_ADMIN,
+        BUDGETS_ADMIN,
+        STREAMS_READ,
+        STREAMS_WRITE,
     }
 )
 

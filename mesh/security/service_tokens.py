@@ -230,9 +230,12 @@ class ServiceTokenSource:
                 break
             pause = self._options.retry_min_s
             while (granted := await self._try(workspace_id)) is None:
-                if self._left(held) <= 0:
+                left = self._left(held)
+                if left <= 0:
                     break
-                await self._clock.sleep(pause * (0.5 + self._rng.random()))
+                # Never past the end: a few tries always fit into what is left.
+                most = max(self._options.retry_min_s, left / 3)
+                await self._clock.sleep(min(most, pause * (0.5 + self._rng.random())))
                 pause = min(self._options.retry_max_s, pause * 2)
             if granted is None:
                 break  # it has run out: the next caller asks for a new one, and is told why not

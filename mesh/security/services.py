@@ -63,10 +63,12 @@ GRANTS: dict[Service, Grant] = {
 }
 
 
+_BY_SUBJECT = {service.subject: service for service in Service}
+
+
 def service_of(subject: str) -> Service | None:
     """The service behind a subject; None: it is none of ours."""
-    name = subject.removeprefix(PREFIX)
-    return Service(name) if name != subject and name in Service else None
+    return _BY_SUBJECT.get(subject)
 
 
 def service_key(secret: bytes, service: Service) -> OKPKey:
