@@ -56,6 +56,9 @@ LLM_TRIES = _counter("llm_tries_total", "Calls of an engine", "engine", "kind", 
 LLM_RESUMED = _counter("llm_resumed_total", "Answers that broke off", "engine", "how")
 LLM_CANCEL_SECONDS = _histogram("llm_cancel_seconds", "Cancel to free slot", _FAST, "model")
 LLM_AFTER_CANCEL = _counter("llm_tokens_after_cancel_total", "Made for nobody", "model")
+BUDGETS_EXCEEDED = _counter("budgets_exceeded_total", "Calls refused: a budget left no room")
+SPENT = _counter("spent_total", "Cost of calls, in units of the currency", "model")
+LLM_CACHE = _counter("llm_cache_total", "Answers of routes that cache", "route", "outcome")
 EMBEDDED_TEXTS = _counter("embedded_texts_total", "Texts embedded", "model")
 
 # Tasks and agents

@@ -19,6 +19,13 @@ from mesh.core.errors import DeadlineExceeded, EngineError, Overloaded, Unavaila
 Vector = list[float]
 
 
+class Vectors(list[Vector]):
+    """A vector for each text, and what reading the texts took."""
+
+    prompt_tokens: int = 0
+    """Tokens of all texts together, as the model counts them."""
+
+
 class Embedder(Protocol):
     """Texts to vectors of unit length. Errors: Overloaded, DeadlineExceeded, EngineError,
     Unavailable."""
@@ -26,7 +33,7 @@ class Embedder(Protocol):
     @property
     def dimensions(self) -> int: ...
 
-    async def embed(self, texts: Sequence[str], *, timeout_s: float) -> list[Vector]: ...
+    async def embed(self, texts: Sequence[str], *, timeout_s: float) -> Vectors: ...
 
     def statistics(self) -> dict[str, int | float]: ...
 
@@ -36,12 +43,14 @@ class Embedder(Protocol):
 
 
 class Encoder(Protocol):
-    """The model itself; blocks. ``encode`` gives one vector per text."""
+    """The model itself; blocks. ``encode`` gives one vector per text, ``count`` its tokens."""
 
     @property
     def dimensions(self) -> int: ...
 
     def encode(self, texts: list[str]) -> list[Vector]: ...
+
+    def count(self, texts: list[str]) -> list[int]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +70,8 @@ class EmbedderOptions:
 @dataclass(slots=True)
 class _Request:
     texts: list[str]
-    answer: asyncio.Future[list[Vector]]
-    vectors: list[Vector] = field(default_factory=list)
+    answer: asyncio.Future[Vectors]
+    vectors: Vectors = field(default_factory=Vectors)
     taken: int = 0
 
 
@@ -83,12 +92,12 @@ class BatchingEmbedder:
     def dimensions(self) -> int:
         return self._encoder.dimensions
 
-    async def embed(self, texts: Sequence[str], *, timeout_s: float) -> list[Vector]:
+    async def embed(self, texts: Sequence[str], *, timeout_s: float) -> Vectors:
         """In the order of ``texts``. A caller that goes away takes its waiting texts along."""
         if self._closed:
             raise Unavailable("the embedder is shutting down", retry_after_s=1.0)
         if not texts:
-            return []
+            return Vectors()
         if self._texts_waiting + len(texts) > self.options.queue_limit:
             self._refused += 1
             raise Overloaded(
@@ -144,13 +153,13 @@ class BatchingEmbedder:
                 continue
             texts = [text for request, count in parts for text in _part(request, count)]
             try:
-                vectors = await loop.run_in_executor(self._thread, self._encoder.encode, texts)
+                vectors, counts = await loop.run_in_executor(self._thread, self._encode, texts)
             except Exception as exc:
                 self._fail(parts, exc)
                 continue
             self._batches += 1
             self._texts += len(texts)
-            self._give(parts, vectors)
+            self._give(parts, vectors, counts)
 
     def _take(self) -> list[tuple[_Request, int]]:
         """The next batch: (request, texts of it)."""
@@ -167,10 +176,16 @@ class BatchingEmbedder:
                 break
         return parts
 
-    def _give(self, parts: list[tuple[_Request, int]], vectors: list[Vector]) -> None:
+    def _encode(self, texts: list[str]) -> tuple[list[Vector], list[int]]:
+        return self._encoder.encode(texts), self._encoder.count(texts)
+
+    def _give(
+        self, parts: list[tuple[_Request, int]], vectors: list[Vector], counts: list[int]
+    ) -> None:
         at = 0
         for request, count in parts:
             request.vectors.extend(vectors[at : at + count])
+            request.vectors.prompt_tokens += sum(counts[at : at + count])
             at += count
             if len(request.vectors) == len(request.texts):
                 self._drop(request)
@@ -227,6 +242,13 @@ class SentenceTransformerEncoder:
         ).tolist()
         return vectors
 
+    def count(self, texts: list[str]) -> list[int]:
+        """What the model reads: beyond its longest input it reads nothing."""
+        encoded = self._model.tokenizer(
+            texts, truncation=True, max_length=self._model.max_seq_length, padding=False
+        )
+        return [len(ids) for ids in encoded["input_ids"]]
+
 
 class SentenceTransformerEmbedder(BatchingEmbedder):
     """The Embedder that the runtime runs."""
@@ -251,3 +273,6 @@ class _FakeEncoder:
         from mesh.llm.fake import fake_embedding
 
         return [fake_embedding(text, self.dimensions) for text in texts]
+
+    def count(self, texts: list[str]) -> list[int]:
+        return [len(text.split()) for text in texts]

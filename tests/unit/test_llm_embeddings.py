@@ -29,12 +29,17 @@ class Slow:
             raise RuntimeError("no")
         return [[float(len(text))] for text in texts]
 
+    def count(self, texts: list[str]) -> list[int]:
+        return [len(text) for text in texts]
+
 
 async def test_callers_share_batches_and_keep_their_own() -> None:
     embedder = FakeEmbedder(options=EmbedderOptions(window_s=0.02, batch=16))
     wanted = [[f"text {caller} {n}" for n in range(caller)] for caller in range(12)]
     found = await asyncio.gather(*(embedder.embed(texts, timeout_s=10) for texts in wanted))
     assert found == [[fake_embedding(t, 16) for t in texts] for texts in wanted]
+    tokens = [vectors.prompt_tokens for vectors in found]
+    assert tokens == [sum(len(t.split()) for t in texts) for texts in wanted]
     figures = embedder.statistics()
     assert figures["texts"] == sum(map(len, wanted))
     assert figures["batches"] < figures["requests"]
