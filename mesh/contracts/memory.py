@@ -297,7 +297,7 @@ class ForgetReceipt(Contract):
     items: list[UUID]
     """Ids of the erased memories: nothing else of them is kept."""
     erased: dict[str, int]
-    """Counts by store: items, keys, derived, merged, index, snapshots, answers, journal, streams."""
+    """Counts by store: items, keys, derived, merged, index, snapshots, answers, journal …"""
     scrub: Scrub | None = None
     verified_at: datetime | None = None
     remaining: int | None = None

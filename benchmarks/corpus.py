@@ -1,0 +1,116 @@
+"""Real sentences and their real embeddings, on a machine without the internet.
+
+Synthetic vectors flatter an index: clustered ones are easy, random ones are like nothing that
+anybody stores. So the corpus is what people have written: the documentation strings and texts of
+the packages installed beside us, a sentence each, embedded by the model that the runtime serves.
+It is made once and kept under ``.cache/benchmarks``; making 100,000 takes some minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import hashlib
+import re
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mesh.core.settings import LLMSettings
+from mesh.llm.store import ModelStore
+
+ROOT = Path(__file__).resolve().parents[1]
+CACHE = ROOT / ".cache" / "benchmarks"
+STORE = ROOT / ".cache" / "store"
+
+_SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
+_WORDS = re.compile(r"[A-Za-z]{2,}")
+MAX_CHARS = 200
+CHUNK = 2_000
+
+
+def sentences(limit: int) -> list[str]:
+    """Different English sentences of 6 to 40 words, in an order that is always the same."""
+    found: dict[str, None] = {}
+    for text in _documentation():
+        for part in _SENTENCE.split(" ".join(text.split())):
+            words = len(_WORDS.findall(part))
+            plain = sum(c.isalpha() or c.isspace() for c in part) >= 0.85 * len(part)
+            if 6 <= words <= 40 and plain and len(part) <= MAX_CHARS and part not in found:
+                found[part] = None
+    if len(found) < limit:
+        raise RuntimeError(f"only {len(found)} sentences were found, {limit} are wanted")
+    # Neighbours in a file are alike: spread them, so that any first part is like the whole.
+    ordered = sorted(found, key=lambda s: hashlib.sha256(s.encode()).digest())
+    return ordered[:limit]
+
+
+def _documentation() -> Iterator[str]:
+    root = Path(sysconfig.get_paths()["purelib"])
+    for path in sorted(root.rglob("*.py")):
+        if path.stat().st_size > 400_000:
+            continue
+        try:
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+        except (SyntaxError, UnicodeDecodeError, ValueError, RecursionError):
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                text = ast.get_docstring(node)
+                if text:
+                    yield from text.split("\n\n")
+
+
+def corpus(limit: int, store: Path = STORE) -> tuple[list[str], npt.NDArray[np.float32]]:
+    """So many sentences and their unit vectors (384 dimensions); made in parts that are kept, so
+    that an interrupted run goes on where it was."""
+    folder = CACHE / "corpus"
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = _kept_sentences(folder, limit)
+    model = None
+    parts = []
+    for start in range(0, limit, CHUNK):
+        part = texts[start : start + CHUNK]
+        name = hashlib.sha256("\n".join(part).encode()).hexdigest()[:16]
+        path = folder / f"{start:07d}-{name}.npy"
+        if not path.exists():
+            model = model or _model(store)
+            vectors = model.encode(
+                part, batch_size=64, normalize_embeddings=True, show_progress_bar=False
+            )
+            unfinished = path.with_suffix(".part.npy")
+            np.save(unfinished, np.asarray(vectors, dtype=np.float32))
+            unfinished.rename(path)
+        parts.append(np.load(path))
+    return texts, np.concatenate(parts)
+
+
+def _kept_sentences(folder: Path, limit: int) -> list[str]:
+    path = folder / f"sentences-{limit}.txt"
+    if not path.exists():
+        path.write_text("\n".join(sentences(limit)), encoding="utf-8")
+    return path.read_text(encoding="utf-8").split("\n")
+
+
+def _model(store: Path) -> Any:
+    from sentence_transformers import SentenceTransformer
+
+    path = ModelStore(store).require(LLMSettings().embedding_source)
+    return SentenceTransformer(str(path), device="cpu", local_files_only=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("limit", type=int, nargs="?", default=101_000)
+    options = parser.parse_args()
+    texts, vectors = corpus(options.limit)
+    print(f"{len(texts)} sentences, {vectors.shape[1]} dimensions")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
