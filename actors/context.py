@@ -40,6 +40,8 @@ def stream_options(settings: Settings) -> StreamOptions:
     """The stream log's options that the settings name."""
     return StreamOptions(
         coalesce_s=settings.streams.coalesce_ms / 1000,
+        coalesce_most_s=settings.streams.coalesce_most_ms / 1000,
+        hold_most_s=settings.streams.coalesce_most_ms / 1000,
         max_events=settings.streams.max_events,
         ttl_s=float(settings.streams.ttl_s),
     )

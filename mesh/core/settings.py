@@ -23,6 +23,7 @@ from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
 from mesh.core.settings_llm import EngineSettings, LLMSettings
+from mesh.core.settings_streams import StreamSettings
 from mesh.core.settings_tree import (
     AgentSettings,
     EvmSettings,
@@ -33,7 +34,6 @@ from mesh.core.settings_tree import (
     RedisSettings,
     SecuritySettings,
     Settings,
-    StreamSettings,
     default_home,
 )
 

@@ -63,10 +63,12 @@ class Delivery:
 
 
 class Mux:
-    """``wake`` is called when ``take`` may have something. Belongs to one event loop."""
+    """``wake`` is called when ``take`` may have something. ``merging``: subscriptions that have
+    fallen behind are caught up in merged pieces. Belongs to one event loop."""
 
-    def __init__(self, log: StreamLog, wake: Callable[[], None]) -> None:
+    def __init__(self, log: StreamLog, wake: Callable[[], None], *, merging: bool = True) -> None:
         self._log = log
+        self._merging = merging
         self._wake = wake
         self._subscriptions: dict[str, Subscription] = {}
         self._ready: deque[Subscription] = deque()
@@ -143,7 +145,7 @@ class Mux:
 
     def _step(self, subscription: Subscription) -> Delivery | None:
         follower = subscription.follower
-        slow = follower.behind_since is not None
+        slow = self._merging and follower.behind_since is not None
         try:
             events = follower.step()
         except NotFound:

@@ -73,31 +73,30 @@ def _place(row: Any) -> Place:
     return Place(id, topic, Cursor.parse(after), Filter.of(types, steps))
 
 
-def write_composite(topics: Sequence[str], places: Iterable[Cursor]) -> str:
-    """Bound to the topics and their order: with others it is refused."""
-    text = _digest(topics) + ",".join(map(str, places)).encode()
-    return base64.urlsafe_b64encode(text).decode().rstrip("=")
+class Composite:
+    """Cursors of these topics in this order; those of others are refused."""
 
+    def __init__(self, topics: Sequence[str]) -> None:
+        self._count = len(topics)
+        self._digest = hashlib.sha256("\n".join(topics).encode()).digest()[:_DIGEST]
 
-def read_composite(value: str, topics: Sequence[str]) -> list[Cursor]:
-    """Raises InvalidInput unless it was written for these topics in this order."""
-    wrong = InvalidInput(
-        "is not a cursor of these topics in this order", {"field": "header.Last-Event-ID"}
-    )
-    try:
-        text = _decode(value)
-        if text[:_DIGEST] != _digest(topics):
+    def write(self, places: Iterable[Cursor]) -> str:
+        text = self._digest + ",".join(map(str, places)).encode()
+        return base64.urlsafe_b64encode(text).decode().rstrip("=")
+
+    def read(self, value: str) -> list[Cursor]:
+        """Raises InvalidInput unless it was written for these topics in this order."""
+        wrong = InvalidInput(
+            "is not a cursor of these topics in this order", {"field": "header.Last-Event-ID"}
+        )
+        try:
+            text = _decode(value)
+            places = [Cursor.parse(part) for part in text[_DIGEST:].decode("ascii").split(",")]
+        except (binascii.Error, ValueError) as error:
+            raise wrong from error
+        if text[:_DIGEST] != self._digest or len(places) != self._count:
             raise wrong
-        places = [Cursor.parse(part) for part in text[_DIGEST:].decode("ascii").split(",")]
-    except (binascii.Error, ValueError) as error:
-        raise wrong from error
-    if len(places) != len(topics):
-        raise wrong
-    return places
-
-
-def _digest(topics: Sequence[str]) -> bytes:
-    return hashlib.sha256("\n".join(topics).encode()).digest()[:_DIGEST]
+        return places
 
 
 def _decode(text: str) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
@@ -36,6 +37,8 @@ class RequestContext:
     """The path's template; the label of metrics."""
     flavour: Flavour = "plain"
     principal: Principal | None = None
+    recheck: Callable[[], Awaitable[object]] | None = None
+    """Raises Unauthenticated once the credential holds no longer: answers that last ask again."""
     timeout_s: float = 300.0
     """The whole request's, from ``started``."""
     idempotency_key: str | None = None

@@ -17,8 +17,11 @@ from mesh.security.keys import KeyInfo, NewKey
 from mesh.security.principal import Principal
 from mesh.security.tokens import ServiceToken
 from mesh.storage.idempotency import Stored
-from mesh.storage.task_rows import NewTask, StepRow, TaskRow
+from mesh.storage.task_rows import AttemptRow, NewTask, StepRow, TaskRow
+from mesh.streams.frames import Frames
 from mesh.streams.log import StreamLog
+from mesh.streams.presence import LocalPresence, Presence
+from serve_apps.gateway.live import LiveStreams
 
 
 class TaskStore(Protocol):
@@ -38,6 +41,8 @@ class TaskStore(Protocol):
     ) -> builtins.list[TaskRow]: ...
 
     async def steps(self, task_id: UUID) -> builtins.list[StepRow]: ...
+
+    async def attempts(self, task_id: UUID) -> builtins.list[AttemptRow]: ...
 
     async def request_cancel(self, task_id: UUID, workspace_id: UUID) -> TaskRow: ...
 
@@ -185,6 +190,8 @@ class Sealer(Protocol):
     def open(self, sealed: bytes, context: bytes) -> bytes: ...
 
 
+CitedMemories = Callable[[UUID, Sequence[str]], Awaitable[Mapping[str, str]]]
+"""``(workspace, ids)``: texts by id of those that are still there. Raises MailyError."""
 Probe = Callable[[], Awaitable[str | None]]
 """Raises when the part does not answer; may say a word about it (nothing secret)."""
 
@@ -211,4 +218,10 @@ class Gateway:
     services: ServiceAdmission | None = None
     """None: services get no tokens here."""
     logins: LoginGuard | None = None
+    cited_memories: CitedMemories | None = None
+    """None: traces can't tell which of the memories that they cite are still there."""
+    presence: Presence = field(default_factory=LocalPresence)
+    frames: Frames = field(default_factory=Frames)
+    live: LiveStreams = field(default_factory=LiveStreams)
+    """The streams that are being read through this process."""
     version: str = "0"

@@ -102,6 +102,10 @@ class Cors:
     def _allows(self, origin: bytes) -> bool:
         return self._any or origin in self._origins
 
+    def welcomes(self, origin: bytes, host: bytes) -> bool:
+        """Whether a page of this origin may open a WebSocket: one of ours, or of the settings."""
+        return self._allows(origin) or origin.partition(b"://")[2] == host != b""
+
     def headers(self, origin: bytes | None) -> list[tuple[bytes, bytes]]:
         """For an actual request. Credentials are never cookies, so none are allowed."""
         if not self._origins:

@@ -61,11 +61,17 @@ RULES: dict[str, dict[str, Rule]] = {
         "GET": Rule(scope=scopes.TASKS_READ),
         "DELETE": Rule(scope=scopes.TASKS_WRITE),
     },
+    "/v1/mesh/tasks/{task_id}/trace": {"GET": Rule(scope=scopes.TASKS_READ)},
     "/v1/mesh/tasks/{task_id}/events": {"GET": Rule(scope=scopes.TASKS_READ, head=False)},
+    "/v1/mesh/events": {"GET": Rule(scope=scopes.STREAMS_READ, head=False)},
+    "/v1/mesh/rooms/{room}/messages": {"POST": _post(scopes.STREAMS_WRITE, idempotent=False)},
     "/v1/mesh/agents": {"GET": Rule(scope=scopes.AGENTS_READ, workspace=False)},
     "/v1/keys": {"GET": Rule(scope=scopes.KEYS_ADMIN), "POST": _post(scopes.KEYS_ADMIN)},
     "/v1/keys/{key_id}": {"DELETE": Rule(scope=scopes.KEYS_ADMIN)},
 }
+
+SOCKETS: dict[str, Rule] = {"/v1/mesh/ws": Rule(scope=scopes.STREAMS_READ)}
+"""WebSockets, which the table of methods has no place for."""
 
 _OPENAI_PREFIXES = ("/v1/chat", "/v1/completions", "/v1/embeddings", "/v1/models")
 

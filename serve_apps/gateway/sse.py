@@ -9,9 +9,7 @@ from typing import TypeVar
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from mesh.contracts.events import Event
 from mesh.core.errors import Cancelled, DeadlineExceeded
-from serve_apps.gateway.answers import dumps
 
 T = TypeVar("T")
 
@@ -19,16 +17,6 @@ MEDIA = "text/event-stream"
 HEARTBEAT = b": heartbeat\n\n"
 RETRY = b"retry: 1000\n\n"
 """How long a browser waits before it reconnects, in milliseconds."""
-
-
-def event_frame(event: Event) -> bytes:
-    """The event's bytes: a function of the event alone, so every reader gets the same."""
-    data = dumps(event.model_dump(mode="json"))
-    return b"id: %s\nevent: %s\ndata: %s\n\n" % (
-        str(event.cursor).encode(),
-        event.type.value.encode(),
-        data,
-    )
 
 
 async def left(receive: Receive) -> None:

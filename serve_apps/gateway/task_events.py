@@ -8,18 +8,21 @@ from uuid import UUID
 
 from actors.ending import terminal_event
 from mesh.contracts.events import Cursor, Event
-from mesh.core.errors import MailyError, NotFound, Unavailable
+from mesh.core.errors import MailyError, Unavailable
 from mesh.core.logging import get_logger
+from mesh.core.metrics import STREAM_DELIVERED
 from mesh.storage.task_rows import TaskRow
+from mesh.streams.mux import Mux
+from mesh.streams.reader import Bell
 from serve_apps.gateway.deps import Gateway
-from serve_apps.gateway.sse import HEARTBEAT, RETRY, event_frame
+from serve_apps.gateway.sse import HEARTBEAT, RETRY
+from serve_apps.gateway.streaming import DRAINING, deliveries
 
-NOT_YET_S = 0.25
-"""Between looks at a stream that has no event yet, or at a log that is away."""
 OWED_AFTER = 2
 """Heartbeats after which a terminal event that is missing is appended by the reader's side."""
 
 _log = get_logger("gateway.events")
+_delivered = STREAM_DELIVERED.labels("sse")
 
 
 async def has_nothing_more(gateway: Gateway, row: TaskRow, after: Cursor) -> bool:
@@ -36,37 +39,41 @@ async def has_nothing_more(gateway: Gateway, row: TaskRow, after: Cursor) -> boo
 async def task_frames(
     gateway: Gateway, task_id: UUID, workspace_id: UUID, after: Cursor
 ) -> AsyncIterator[bytes]:
-    """SSE frames until the terminal event. Outlasts a log that restarts: goes on at its cursor."""
+    """SSE frames until the terminal event. Outlasts a log that restarts: goes on at its cursor.
+
+    Each event's frame is a function of the event alone: every reader gets the same bytes, however
+    often it was cut. What has gathered goes out in one piece.
+    """
     stream = str(task_id)
-    heartbeat_s = gateway.settings.gateway.sse_heartbeat_s
+    bell = Bell()
+    mux = Mux(gateway.streams, bell.ring, merging=False)
+    mux.add(stream, stream, stream, after)
     quiet = 0
     yield RETRY
-    while True:
-        reader = gateway.streams.read(stream, after, heartbeat_s=heartbeat_s)
-        try:
-            async for event in reader:
-                if event is None:
-                    yield HEARTBEAT
-                    quiet = await _heal(gateway, task_id, workspace_id, quiet)
-                    continue
-                quiet = 0
-                after = event.cursor
-                yield event_frame(event)
-                if event.type.terminal:
-                    return
-        except NotFound:
-            row = await gateway.tasks.get(task_id, workspace_id)
-            if row.state.ended:
-                # Expired: told from the row, to this reader alone.
-                yield event_frame(_remembered(row, after))
-                return
-        except Unavailable:
+    async for delivery in deliveries(gateway, mux, bell, gateway.settings.gateway.sse_heartbeat_s):
+        if delivery is None:
             yield HEARTBEAT
-        finally:
-            close = getattr(reader, "aclose", None)
-            if close is not None:
-                await close()
-        await gateway.clock.sleep(NOT_YET_S)
+            quiet = await _heal(gateway, task_id, workspace_id, quiet)
+        elif delivery.missing:
+            row = await _row(gateway, task_id, workspace_id)
+            if row is not None and row.state.ended:
+                # Expired: told from the row, to this reader alone.
+                yield gateway.frames.sse(remembered(row, delivery.subscription.cursor))
+                return
+        else:
+            quiet = 0
+            _delivered.inc(len(delivery.events))
+            yield b"".join(map(gateway.frames.sse, delivery.events))
+    if gateway.live.draining:
+        yield DRAINING
+
+
+async def _row(gateway: Gateway, task_id: UUID, workspace_id: UUID) -> TaskRow | None:
+    """None: the database is away; the stream is looked for again anyway."""
+    try:
+        return await gateway.tasks.get(task_id, workspace_id)
+    except Unavailable:
+        return None
 
 
 async def _heal(gateway: Gateway, task_id: UUID, workspace_id: UUID, quiet: int) -> int:
@@ -93,7 +100,8 @@ async def announce(gateway: Gateway, row: TaskRow) -> None:
         _log.info("events.announce", error=error.code, task_id=str(row.id))
 
 
-def _remembered(row: TaskRow, after: Cursor) -> Event:
+def remembered(row: TaskRow, after: Cursor) -> Event:
+    """The end of a task whose stream is gone, as its row tells it to a reader at ``after``."""
     kind, data = terminal_event(row)
     attempt = max(row.attempt, after.attempt)
     ended = row.finished_at or row.updated_at

@@ -1,0 +1,1 @@
+"""``/v1/mesh/ws``: many topics on one WebSocket."""
