@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 from uuid import UUID
 
 from mesh.contracts.mesh import AgentInfo, Snapshot
-from mesh.contracts.tasks import TaskState
+from mesh.contracts.tasks import TaskKind, TaskState
 from mesh.core.clock import Clock
 from mesh.core.settings import Settings
 from mesh.llm.engine import Wire
@@ -160,11 +168,32 @@ class ModelService(Protocol):
 class Dispatch(Protocol):
     """Fire and forget: a lost nudge costs a poll's delay, never a task."""
 
-    async def offer(self, task_id: UUID) -> object: ...
+    async def offer(
+        self,
+        task_id: UUID,
+        kind: TaskKind,
+        *,
+        workspace_id: UUID | None = None,
+        wants: Collection[str] = (),
+    ) -> object: ...
 
     async def cancel(self, task_id: UUID) -> object: ...
 
     async def snapshot(self) -> Snapshot | None: ...
+
+    async def admit(
+        self, workspace_id: UUID, kind: TaskKind, *, deadline_s: float, priority: int = 0
+    ) -> None:
+        """Raises Overloaded for what surely can't be done in time."""
+        ...
+
+    async def cost(self, kind: TaskKind) -> float:
+        """What a task of this kind takes of its workspace's share."""
+        ...
+
+    async def retry_after_s(
+        self, workspace_id: UUID, queue_limit: int, default_s: float
+    ) -> float: ...
 
 
 class Decision(Protocol):

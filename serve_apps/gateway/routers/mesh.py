@@ -20,6 +20,7 @@ from mesh.core.errors import MailyError
 from mesh.core.ids import uuid7
 from mesh.core.logging import get_logger
 from mesh.storage.task_rows import NewTask, TaskRow
+from serve_apps.gateway.admission import create_admitted
 from serve_apps.gateway.answers import Json, invalid_field
 from serve_apps.gateway.body import parse_body
 from serve_apps.gateway.context import context_of
@@ -76,10 +77,12 @@ def mesh_router(gateway: Gateway) -> APIRouter:
         if body.model is not None:
             await find_model(gateway, body.model, "chat")
         now = datetime.fromtimestamp(gateway.clock.now(), UTC)
-        row, created = await tasks.create(
+        workspace = context.who.workspace_id
+        row, created = await create_admitted(
+            gateway,
             NewTask(
                 id=uuid7(),
-                workspace_id=context.who.workspace_id,
+                workspace_id=workspace,
                 kind=body.kind,
                 request=body.stored(),
                 deadline_at=now + timedelta(seconds=body.deadline_s),
@@ -87,13 +90,16 @@ def mesh_router(gateway: Gateway) -> APIRouter:
                 idempotency_key=context.idempotency_key,
                 traceparent=context.traceparent,
                 graph=spec.graph,
+                key_id=context.who.key_id,
+                cost=await gateway.dispatch.cost(body.kind),
             ),
-            queue_limit=limits.queue_limit,
+            body.deadline_s,
         )
         if row.state is TaskState.QUEUED:
             # On a repeat too: the first gateway may have died before it told anybody.
             await _accepted(gateway, row)
-            await gateway.dispatch.offer(row.id)
+            wants = () if body.model is None else (f"model:{body.model}",)
+            await gateway.dispatch.offer(row.id, row.kind, workspace_id=workspace, wants=wants)
         headers = {"location": f"/v1/mesh/tasks/{row.id}"}
         if not created:
             headers |= REPLAYED
