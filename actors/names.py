@@ -41,3 +41,13 @@ def worker(index: int) -> str:
 def offers(worker_name: str) -> str:
     """The channel on which a worker hears of tasks that were chosen for it."""
     return f"{OFFER_PREFIX}{worker_name}"
+
+
+def engine_deployment(engine: str) -> str:
+    """The Serve deployment of an engine of the settings."""
+    return LLM_DEPLOYMENT if engine == "default" else f"{LLM_DEPLOYMENT}-{engine}"
+
+
+def engine_app(engine: str, kind: str) -> str:
+    """The Serve application that it is in: all of ours share one, vLLM's are each their own."""
+    return f"{LLM_APP}-{engine}" if kind == "vllm" else LLM_APP

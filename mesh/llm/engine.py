@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 Wire = dict[str, Any]
 
@@ -29,12 +29,31 @@ class EngineInfo:
     """Length of an embedding; None: no embeddings here."""
 
 
+INTERNAL = frozenset({"cache_prompt", "priority", "prefix_chars"})
+"""Fields of a body that are ours: no caller can set them, and no foreign server sees them.
+cache_prompt: reuse a prompt that was read before, though that changes rounding. priority: in the
+engine's queue. prefix_chars: so much of the prompt's end is an answer that broke off."""
+
+
+def priority_of(body: Wire) -> int:
+    """Higher goes first."""
+    return int(body.get("priority") or 0)
+
+
 class Engine(Protocol):
     """Errors: UnknownModel, InvalidInput, Overloaded (queue full), DeadlineExceeded,
     EngineError. Cancelling the awaiting task or closing the iterator frees the slot."""
 
     @property
     def info(self) -> EngineInfo: ...
+
+    def stream_raw(
+        self, body: Wire, *, chat: bool, timeout_s: float
+    ) -> AsyncGenerator[list[bytes], None]:
+        """JSON chunks as bytes, in bursts of what there is, so that relaying them needs no
+        parsing. An empty burst says that the request has its slot, or that its prompt makes
+        progress. An error is raised, never yielded."""
+        ...
 
     def stream_chat(self, body: Wire, *, timeout_s: float) -> AsyncIterator[Wire]:
         """``chat.completion.chunk`` objects; the last ones carry finish_reason and usage."""
@@ -51,7 +70,8 @@ class Engine(Protocol):
     async def embed(self, texts: Sequence[str], *, timeout_s: float) -> list[list[float]]: ...
 
     def statistics(self) -> dict[str, int | float]:
-        """active, queued, slots, requests, tokens_generated, cancelled, tokens_after_cancel."""
+        """active, queued, slots, requests, tokens_generated, cancelled, tokens_after_cancel (and
+        the most of one request), cancel_p99_s (of the last cancels, until the slot was free)."""
         ...
 
     async def check(self) -> None:
@@ -59,17 +79,6 @@ class Engine(Protocol):
         ...
 
     async def aclose(self) -> None: ...
-
-
-@runtime_checkable
-class RawEngine(Protocol):
-    """An Engine whose chunks are bytes at birth: relaying them needs no parsing."""
-
-    def stream_raw(
-        self, body: Wire, *, chat: bool, timeout_s: float
-    ) -> AsyncGenerator[list[bytes], None]:
-        """JSON chunks, in bursts of what there is. Same errors as Engine, always raised."""
-        ...
 
 
 class LLMClient(Protocol):

@@ -1,21 +1,20 @@
 """A model that is no model: deterministic, instant, and as faulty as a test wishes.
 
 It answers from a script, else from the request itself (same request and seed, same text), obeys
-``response_format`` and ``tools``, and fails by plan. It ships with the package so that users can
-test their agents on a laptop without a model.
+``response_format`` and ``tools``, goes on with an answer whose beginning it is given, and fails by
+plan. It ships with the package so that users can test their agents on a laptop without a model,
+and it can be deployed (``llm.engine = "fake"``) to try out routes.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
-import math
-import re
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
-from contextlib import aclosing
-from dataclasses import dataclass, replace
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
+
+import orjson
 
 from mesh.core.errors import (
     DeadlineExceeded,
@@ -23,51 +22,43 @@ from mesh.core.errors import (
     InvalidInput,
     MailyError,
     Overloaded,
+    RateLimited,
     Unavailable,
     UnknownModel,
 )
-from mesh.llm.admission import Admission
-from mesh.llm.assemble import assemble_chat, assemble_completion
-from mesh.llm.engine import EngineInfo, Wire
-from mesh.llm.fake_schema import instance_of
+from mesh.llm.cancels import Cancels
+from mesh.llm.engine import EngineInfo, Wire, priority_of
+from mesh.llm.fake_text import (
+    Shape,
+    fake_embedding,
+    made_up,
+    prompt_tokens,
+    split_prefix,
+    tokens_of,
+    tool_call,
+)
+from mesh.llm.faults import FaultPlan
+from mesh.llm.raw import RawStreams
+from mesh.resilience.bulkhead import Bulkhead
+
+__all__ = ["FakeEngine", "FaultPlan", "Script", "fake_embedding"]
 
 Script = Callable[[Wire], "str | dict[str, Any] | MailyError"]
 """Called with the request's body; a dict is answered as JSON, an error is raised."""
 
-_WORDS = tuple(
-    re.findall(
-        r"\w+",
-        "our spring sale opens today with fresh colours soft leather and honest prices you will "
-        "find boots sandals and sneakers made to last come in look around and take your time",
-    )
-)
+_KEPT = 1_000
+_NONE = FaultPlan()
+_BURST = 16
+"""Tokens that an engine without delays gives at once."""
 
 
-@dataclass(frozen=True, slots=True)
-class FaultPlan:
-    """What goes wrong. Counts are of requests, positions of tokens, from 1."""
-
-    refuse_first: int = 0
-    """So many requests get Overloaded before one is let in."""
-    fail_first: int = 0
-    """So many requests fail with EngineError before their first token."""
-    die_at_token: int | None = None
-    """Every stream ends with EngineError instead of this token."""
-    hang_at_token: int | None = None
-    """Every stream waits at this token until it is cancelled or its deadline passes."""
-    token_delay_s: float = 0.0
-    """Seconds before each token."""
-    unavailable: bool = False
-    """Nothing answers at all."""
-
-
-class FakeEngine:
+class FakeEngine(RawStreams):
     """An Engine. Tokens are words with the blank before them."""
 
     def __init__(
         self,
         script: Script | Sequence[str | dict[str, Any] | MailyError] | None = None,
-        faults: FaultPlan = FaultPlan(),
+        faults: FaultPlan = _NONE,
         *,
         model_id: str = "fake",
         slots: int = 8,
@@ -76,39 +67,19 @@ class FakeEngine:
         dimensions: int = 16,
     ) -> None:
         self.faults = faults
+        """May be replaced at any time; requests that run already keep theirs."""
         self.bodies: list[Wire] = []
-        """Every request that was let in, oldest first."""
+        """The last requests that were let in, oldest first."""
         self._script = script if callable(script) or script is None else _in_turn(script)
         self._info = EngineInfo("fake", (model_id,), context_tokens, slots, dimensions)
-        self._admission = Admission(slots, queue_limit)
+        self._admission = Bulkhead("llm", concurrency=slots, queue=queue_limit)
+        self._cancels = Cancels(model_id)
+        self._requests = 0
         self._tokens = 0
-        self._cancelled = 0
 
     @property
     def info(self) -> EngineInfo:
         return self._info
-
-    async def stream_chat(self, body: Wire, *, timeout_s: float) -> AsyncIterator[Wire]:
-        async with aclosing(self._stream(body, chat=True, timeout_s=timeout_s)) as stream:
-            async for chunk in stream:
-                yield chunk
-
-    async def chat(self, body: Wire, *, timeout_s: float) -> Wire:
-        wire = body | {"stream": True, "stream_options": {"include_usage": True}}
-        return assemble_chat(
-            [chunk async for chunk in self._stream(wire, chat=True, timeout_s=timeout_s)]
-        )
-
-    async def stream_completion(self, body: Wire, *, timeout_s: float) -> AsyncIterator[Wire]:
-        async with aclosing(self._stream(body, chat=False, timeout_s=timeout_s)) as stream:
-            async for chunk in stream:
-                yield chunk
-
-    async def complete(self, body: Wire, *, timeout_s: float) -> Wire:
-        wire = body | {"stream": True, "stream_options": {"include_usage": True}}
-        return assemble_completion(
-            [chunk async for chunk in self._stream(wire, chat=False, timeout_s=timeout_s)]
-        )
 
     async def embed(self, texts: Sequence[str], *, timeout_s: float) -> list[list[float]]:
         self._alive()
@@ -120,10 +91,9 @@ class FakeEngine:
             "queued": self._admission.queued,
             "slots": self._info.slots,
             "refused": self._admission.refused,
-            "requests": len(self.bodies),
+            "requests": self._requests,
             "tokens_generated": self._tokens,
-            "cancelled": self._cancelled,
-            "tokens_after_cancel": 0,
+            **self._cancels.statistics(),
         }
 
     async def check(self) -> None:
@@ -132,28 +102,30 @@ class FakeEngine:
     async def aclose(self) -> None:
         self._admission.close()
 
-    async def _stream(
+    async def stream_raw(
         self, body: Wire, *, chat: bool, timeout_s: float
-    ) -> AsyncGenerator[Wire, None]:
+    ) -> AsyncGenerator[list[bytes], None]:
         self._alive()
         self._check(body, chat=chat)
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout_s
-        async with self._admission.slot(timeout_s):
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        async with self._admission.slot(timeout_s, priority=priority_of(body)):
+            self._requests += 1
             self.bodies.append(body)
+            del self.bodies[:-_KEPT]
             self._fail_first()
             text = self._answer(body)
             done = False
             try:
-                chunks = self._chunks(body, text, chat=chat)
+                yield []
+                bursts = self._bursts(body, text, chat=chat)
                 while True:
-                    # Per chunk: a timeout around a yield would cancel whichever task asked first.
+                    # Per burst: a timeout around a yield would cancel whichever task asked first.
                     try:
                         async with asyncio.timeout_at(deadline):
-                            chunk = await anext(chunks)
+                            burst = await anext(bursts)
                     except StopAsyncIteration:
                         break
-                    yield chunk
+                    yield burst
                 done = True
             except TimeoutError as exc:
                 done = True
@@ -162,49 +134,85 @@ class FakeEngine:
                 done = True
                 raise
             finally:
-                self._cancelled += not done
+                if not done:  # nothing runs on beside: the slot is free at once
+                    self._cancels.add(0.0, 0)
 
-    async def _chunks(self, body: Wire, text: str, *, chat: bool) -> AsyncGenerator[Wire, None]:
-        tokens = re.findall(r"\s*\S+|\s+$", text)
+    async def _bursts(
+        self, body: Wire, text: str, *, chat: bool
+    ) -> AsyncGenerator[list[bytes], None]:
+        """What there is, at the pace of a model that does not wait for its reader."""
+        asked, prefix = split_prefix(body)
+        if prefix and text.startswith(prefix):
+            text = text[len(prefix) :]
+        elif prefix:
+            asked, prefix = body, ""
+        tokens = tokens_of(text)
         limit = body.get("max_tokens") or self._info.context_tokens
         finish = "length" if len(tokens) > limit else "stop"
-        shape = _Shape(body, chat, self._info.models[0])
+        tokens = tokens[:limit]
+        faults = self._faults_of_this_one()
+        shape = Shape(asked, chat, self._info.models[0])
         if chat:
-            yield shape.chunk(delta={"role": "assistant", "content": None})
-        sent = 0
-        for number, token in enumerate(tokens[:limit], 1):
-            if number == self.faults.die_at_token:
+            yield [orjson.dumps(shape.chunk(delta={"role": "assistant", "content": None}))]
+        loop = asyncio.get_running_loop()
+        next_at = loop.time() + faults.first_token_delay_s
+        burst: list[bytes] = []
+        for number, token in enumerate(tokens, 1):
+            next_at += faults.token_delay_s
+            early = loop.time() < next_at
+            if burst and (early or number in (2, faults.hang_at_token, faults.die_at_token)):
+                yield burst
+                burst = []
+            if number == faults.die_at_token:
                 raise EngineError(f"the fake engine died at token {number}, as planned")
-            if number == self.faults.hang_at_token:
+            if number == faults.hang_at_token:
                 await asyncio.Event().wait()
-            await asyncio.sleep(self.faults.token_delay_s)
+            if early or not burst:
+                await asyncio.sleep(max(0.0, next_at - loop.time()))
             self._tokens += 1
-            sent = number
-            yield shape.chunk(delta={"content": token}, text=token)
-        call = _tool_call(body, text) if chat else None
+            chunk = orjson.dumps(shape.chunk(delta={"content": token}, text=token))
+            if number == faults.malformed_at_token:
+                chunk = chunk[: len(chunk) // 2]
+            burst.append(chunk)
+            if len(burst) >= _BURST:
+                yield burst
+                burst = []
+        call = tool_call(body, text) if chat else None
         if call is not None:
-            yield shape.chunk(delta={"tool_calls": [call]})
+            burst.append(orjson.dumps(shape.chunk(delta={"tool_calls": [call]})))
             finish = "tool_calls"
-        yield shape.chunk(delta={}, finish=finish)
+        burst.append(orjson.dumps(shape.chunk(delta={}, finish=finish)))
         if (body.get("stream_options") or {}).get("include_usage"):
-            yield shape.usage(prompt=_prompt_tokens(body), completion=sent)
+            prompt = prompt_tokens(asked) + len(tokens_of(prefix))
+            burst.append(orjson.dumps(shape.usage(prompt=prompt, completion=len(tokens))))
+        yield burst
+
+    def _faults_of_this_one(self) -> FaultPlan:
+        plan = self.faults
+        if plan.every > 1 and self._requests % plan.every:
+            return FaultPlan(token_delay_s=plan.token_delay_s)
+        return plan
 
     def _alive(self) -> None:
         if self.faults.unavailable:
             raise Unavailable("the fake engine is down, as planned", retry_after_s=1.0)
 
     def _fail_first(self) -> None:
-        if self.faults.refuse_first > 0:
-            self.faults = replace(self.faults, refuse_first=self.faults.refuse_first - 1)
+        plan = self.faults
+        if plan.refuse_first > 0:
+            self.faults = replace(plan, refuse_first=plan.refuse_first - 1)
             raise Overloaded("the fake engine is full, as planned", retry_after_s=1.0)
-        if self.faults.fail_first > 0:
-            self.faults = replace(self.faults, fail_first=self.faults.fail_first - 1)
+        if plan.limit_first > 0:
+            self.faults = replace(plan, limit_first=plan.limit_first - 1)
+            raise RateLimited("the fake engine is asked too often, as planned", retry_after_s=1.0)
+        if plan.fail_first > 0:
+            self.faults = replace(plan, fail_first=plan.fail_first - 1)
             raise EngineError("the fake engine failed, as planned")
 
     def _check(self, body: Wire, *, chat: bool) -> None:
         if body.get("model", self._info.models[0]) not in self._info.models:
             raise UnknownModel(f"there is no model {body['model']!r} here", {"field": "model"})
-        tokens = _prompt_tokens(body)
+        tokens = prompt_tokens(body)
         if tokens >= self._info.context_tokens:
             raise InvalidInput(
                 f"the prompt has {tokens} tokens; this model reads at most "
@@ -217,55 +225,18 @@ class FakeEngine:
             )
 
     def _answer(self, body: Wire) -> str:
+        asked, _ = split_prefix(body)
         if self._script is not None:
-            scripted = self._script(body)
+            scripted = self._script(asked)
             if isinstance(scripted, MailyError):
                 raise scripted
             text = scripted if isinstance(scripted, str) else json.dumps(scripted)
         else:
-            text = _made_up(body)
+            text = made_up(asked)
         stops = body.get("stop") or []
         for stop in [stops] if isinstance(stops, str) else stops:
             text = text.split(stop, 1)[0]
         return text
-
-
-class _Shape:
-    """OpenAI's chunk objects for one stream."""
-
-    def __init__(self, body: Wire, chat: bool, model: str) -> None:
-        self._chat = chat
-        self._head = {
-            "id": f"{'chatcmpl' if chat else 'cmpl'}-{_digest(body)[:24]}",
-            "object": "chat.completion.chunk" if chat else "text_completion",
-            "created": 1_700_000_000,
-            "model": model,
-        }
-
-    def chunk(self, *, delta: Wire, text: str = "", finish: str | None = None) -> Wire:
-        choice: Wire = {"index": 0, "finish_reason": finish}
-        choice |= {"delta": delta} if self._chat else {"text": text, "logprobs": None}
-        return self._head | {"choices": [choice]}
-
-    def usage(self, *, prompt: int, completion: int) -> Wire:
-        return self._head | {
-            "choices": [],
-            "usage": {
-                "prompt_tokens": prompt,
-                "completion_tokens": completion,
-                "total_tokens": prompt + completion,
-            },
-        }
-
-
-def fake_embedding(text: str, dimensions: int) -> list[float]:
-    """Unit length, the same for the same text."""
-    values = [
-        int.from_bytes(hashlib.sha256(f"{i}:{text}".encode()).digest()[:4]) / 2**31 - 1
-        for i in range(dimensions)
-    ]
-    norm = math.sqrt(sum(value * value for value in values)) or 1.0
-    return [value / norm for value in values]
 
 
 def _in_turn(answers: Sequence[str | dict[str, Any] | MailyError]) -> Script:
@@ -278,48 +249,3 @@ def _in_turn(answers: Sequence[str | dict[str, Any] | MailyError]) -> Script:
         return last[0]
 
     return script
-
-
-def _made_up(body: Wire) -> str:
-    """Words or JSON that depend on the request and its seed alone."""
-    seed = int(_digest(body)[:8], 16)
-    format_ = body.get("response_format") or {}
-    if format_.get("type") == "json_schema":
-        return json.dumps(instance_of(format_["json_schema"]["schema"], seed))
-    if format_.get("type") == "json_object":
-        return json.dumps({"text": _WORDS[seed % len(_WORDS)]})
-    if _wanted_tool(body):
-        return ""
-    return " ".join(_WORDS[(seed + i * 7) % len(_WORDS)] for i in range(12)) + "."
-
-
-def _wanted_tool(body: Wire) -> Wire | None:
-    choice = body.get("tool_choice")
-    tools: list[Wire] = body.get("tools") or []
-    if isinstance(choice, dict):
-        return next((t for t in tools if t["function"]["name"] == choice["function"]["name"]), None)
-    return tools[0] if choice == "required" and tools else None
-
-
-def _tool_call(body: Wire, text: str) -> Wire | None:
-    tool = _wanted_tool(body)
-    if tool is None:
-        return None
-    function = tool["function"]
-    arguments = instance_of(function.get("parameters") or {"type": "object"}, len(text))
-    return {
-        "index": 0,
-        "id": f"call_{_digest(body)[:16]}",
-        "type": "function",
-        "function": {"name": function["name"], "arguments": json.dumps(arguments)},
-    }
-
-
-def _prompt_tokens(body: Wire) -> int:
-    said = body.get("messages") or body.get("prompt") or ""
-    return len(json.dumps(said).split())
-
-
-def _digest(body: Wire) -> str:
-    kept = {k: body.get(k) for k in ("messages", "prompt", "seed", "response_format", "tools")}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()

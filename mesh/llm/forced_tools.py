@@ -78,7 +78,7 @@ async def as_tool_calls(
                         choice["finish_reason"] = "tool_calls"
                     raw = orjson.dumps(chunk)
                 out.append(raw)
-            if out:
+            if out or not burst:
                 yield out
 
 

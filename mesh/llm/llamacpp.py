@@ -2,9 +2,8 @@
 
 A request occupies one thread, which llama.cpp calls back once per token; chunks pass to the
 event loop through a deque with one wake-up per burst. Chunks stay the JSON bytes that llama.cpp
-made: whoever relays them never pays for parsing (``stream_raw``). A request always runs as a
-stream inside, so that a unary call can be cancelled at any token as well, and asks for prompt
-progress, so that even a long prompt can be cancelled between two batches.
+made: whoever relays them never pays for parsing. A request asks for prompt progress, so that even
+a long prompt can be cancelled between two batches, and nobody takes it for a hanging one.
 
 xllamacpp also opens llama.cpp's own HTTP server on a loopback port; it can't be turned off, so
 it gets a random API key that nobody else knows.
@@ -15,7 +14,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+import time
+from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -32,17 +32,19 @@ from mesh.core.errors import (
     Unavailable,
     UnknownModel,
 )
-from mesh.llm.admission import Admission
-from mesh.llm.assemble import assemble_chat, assemble_completion
-from mesh.llm.engine import EngineInfo, Wire
+from mesh.llm.cancels import Cancels
+from mesh.llm.engine import INTERNAL, EngineInfo, Wire, priority_of
 from mesh.llm.forced_tools import as_tool_calls, force_tools
 from mesh.llm.llamacpp_errors import from_chunk, from_exception
+from mesh.llm.raw import RawStreams
 from mesh.llm.run import Run
+from mesh.resilience.bulkhead import Bulkhead
 
 _PROGRESS = b'"prompt_progress":'
 _TIMINGS = b'"timings":'
 _ROLE = b'"role":'
 _ERROR = b'{"error":'
+_OURS = (INTERNAL | {"model"}) - {"cache_prompt"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,7 @@ class LlamaCppOptions:
     examples) then need not be read anew: twice the requests per second in the email pipeline."""
 
 
-class LlamaCppEngine:
+class LlamaCppEngine(RawStreams):
     """An Engine; see ``mesh.llm.engine`` for errors. Build it off the event loop: loading a
     model blocks. Raises Unavailable when the file is missing or is no model."""
 
@@ -80,13 +82,14 @@ class LlamaCppEngine:
         self.model_id = model_id
         self.api_key = secrets.token_urlsafe(32)
         self._server = _start(model_path, model_id, self.options, self.api_key)
-        self._admission = Admission(self.options.slots, self.options.queue_limit)
+        self._admission = Bulkhead(
+            "llm", concurrency=self.options.slots, queue=self.options.queue_limit
+        )
         self._threads = ThreadPoolExecutor(self.options.slots, thread_name_prefix="llama")
         self._runs: set[Run] = set()
         self._requests = 0
         self._tokens = 0
-        self._cancelled = 0
-        self._after_cancel = 0
+        self._cancels = Cancels(model_id)
 
     @property
     def info(self) -> EngineInfo:
@@ -105,8 +108,7 @@ class LlamaCppEngine:
     async def stream_raw(
         self, body: Wire, *, chat: bool, timeout_s: float
     ) -> AsyncGenerator[list[bytes], None]:
-        """Chunks as the JSON bytes that llama.cpp wrote, in bursts of what there is. An error is
-        raised, never yielded."""
+        """Chunks as the JSON bytes that llama.cpp wrote."""
         forced = force_tools(body) if chat else None
         bursts = self._generate(forced or body, chat=chat, timeout_s=timeout_s)
         async with aclosing(as_tool_calls(bursts) if forced else bursts) as chosen:
@@ -120,7 +122,7 @@ class LlamaCppEngine:
         request = _encode(_engine_body(body))
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
-        async with self._admission.slot(timeout_s):
+        async with self._admission.slot(timeout_s, priority=priority_of(body)):
             server = self._server
             if server is None:
                 raise Unavailable("the engine is shutting down", retry_after_s=1.0)
@@ -131,34 +133,16 @@ class LlamaCppEngine:
             run.start(self._threads, handle, request)
             clean = _Cleaner(chat)
             try:
+                yield []
                 async with aclosing(run.bursts(deadline)) as bursts:
                     async for burst in bursts:
-                        if out := clean(burst):
-                            yield out
+                        yield clean(burst)
             except MailyError:
                 raise
             except (RuntimeError, ValueError) as exc:
                 raise from_exception(exc) from exc
             finally:
                 await self._end(run)
-
-    async def stream_chat(self, body: Wire, *, timeout_s: float) -> AsyncIterator[Wire]:
-        async with aclosing(self.stream_raw(body, chat=True, timeout_s=timeout_s)) as raw:
-            async for burst in raw:
-                for chunk in burst:
-                    yield orjson.loads(chunk)
-
-    async def chat(self, body: Wire, *, timeout_s: float) -> Wire:
-        return assemble_chat(await self._collect(body, chat=True, timeout_s=timeout_s))
-
-    async def stream_completion(self, body: Wire, *, timeout_s: float) -> AsyncIterator[Wire]:
-        async with aclosing(self.stream_raw(body, chat=False, timeout_s=timeout_s)) as raw:
-            async for burst in raw:
-                for chunk in burst:
-                    yield orjson.loads(chunk)
-
-    async def complete(self, body: Wire, *, timeout_s: float) -> Wire:
-        return assemble_completion(await self._collect(body, chat=False, timeout_s=timeout_s))
 
     async def embed(self, texts: Sequence[str], *, timeout_s: float) -> list[list[float]]:
         raise InvalidInput(
@@ -173,8 +157,7 @@ class LlamaCppEngine:
             "refused": self._admission.refused,
             "requests": self._requests,
             "tokens_generated": self._tokens + sum(run.tokens for run in self._runs),
-            "cancelled": self._cancelled,
-            "tokens_after_cancel": self._after_cancel,
+            **self._cancels.statistics(),
         }
 
     async def check(self) -> None:
@@ -191,11 +174,6 @@ class LlamaCppEngine:
         await asyncio.to_thread(self._threads.shutdown, True)
         await asyncio.to_thread(_free, [server])
 
-    async def _collect(self, body: Wire, *, chat: bool, timeout_s: float) -> list[Wire]:
-        wire = body | {"stream": True, "stream_options": {"include_usage": True}}
-        async with aclosing(self.stream_raw(wire, chat=chat, timeout_s=timeout_s)) as raw:
-            return [orjson.loads(chunk) async for burst in raw for chunk in burst]
-
     def _check_model(self, body: Wire) -> None:
         model = body.get("model", self.model_id)
         if model != self.model_id:
@@ -206,13 +184,15 @@ class LlamaCppEngine:
 
     async def _end(self, run: Run) -> None:
         """Keep the slot until llama.cpp's thread has let go of it, whatever comes."""
-        if not run.finished:
+        cut = not run.finished
+        began = time.perf_counter()
+        if cut:
             run.cancel()
-            self._cancelled += 1
         await run.wait_finished()
         self._runs.discard(run)
         self._tokens += run.tokens
-        self._after_cancel += run.after_cancel
+        if cut:
+            self._cancels.add(time.perf_counter() - began, run.after_cancel)
 
 
 class _Cleaner:
@@ -254,7 +234,7 @@ def _without(chunk: bytes, name: str) -> bytes:
 def _engine_body(body: Wire) -> Wire:
     """What llama.cpp gets. The same seed shall give the same text, and reusing another
     request's cached prompt changes rounding: a seeded request reads its prompt afresh."""
-    wire = {key: value for key, value in body.items() if key != "model"}
+    wire = {key: value for key, value in body.items() if key not in _OURS}
     wire["stream"] = True
     wire["return_progress"] = True
     if "seed" in wire:

@@ -28,6 +28,8 @@ async def paced(
     async for burst in bursts:
         at = loop.time()
         yield burst
+        if not burst:  # no token, a sign of life
+            continue
         sent += 1
         wait = at + window_s - loop.time()
         if sent > _FREE and wait > 0:

@@ -7,8 +7,8 @@ Timeouts are per phase; what is left of the caller's deadline bounds them all.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 
 import httpx
@@ -21,9 +21,11 @@ from mesh.core.errors import (
     Unavailable,
     UnknownModel,
 )
-from mesh.llm.admission import Admission
-from mesh.llm.engine import EngineInfo, Wire
+from mesh.llm.cancels import Cancels
+from mesh.llm.engine import INTERNAL, EngineInfo, Wire, priority_of
+from mesh.llm.raw import RawStreams
 from mesh.llm.remote_errors import from_response, in_stream
+from mesh.resilience.bulkhead import Bulkhead
 
 _DONE = "[DONE]"
 
@@ -45,7 +47,7 @@ class RemoteOptions:
     """Of one event in a stream: a server that never ends a line must not fill our memory."""
 
 
-class RemoteEngine:
+class RemoteEngine(RawStreams):
     """``base_url`` ends before ``/chat/completions``: ``https://host/v1``."""
 
     def __init__(
@@ -76,8 +78,11 @@ class RemoteEngine:
             ),
             limits=httpx.Limits(max_connections=self.options.slots + 4),
         )
-        self._admission = Admission(self.options.slots, self.options.queue_limit)
-        self._requests = self._tokens = self._cancelled = 0
+        self._admission = Bulkhead(
+            "llm", concurrency=self.options.slots, queue=self.options.queue_limit
+        )
+        self._cancels = Cancels(model_id)
+        self._requests = self._tokens = 0
 
     @property
     def info(self) -> EngineInfo:
@@ -89,26 +94,15 @@ class RemoteEngine:
             self._dimensions,
         )
 
-    async def stream_chat(self, body: Wire, *, timeout_s: float) -> AsyncIterator[Wire]:
-        async with aclosing(self._stream("chat/completions", body, timeout_s)) as stream:
-            async for chunk in stream:
-                yield chunk
-
     async def chat(self, body: Wire, *, timeout_s: float) -> Wire:
         return await self._unary("chat/completions", body, timeout_s)
-
-    async def stream_completion(self, body: Wire, *, timeout_s: float) -> AsyncIterator[Wire]:
-        async with aclosing(self._stream("completions", body, timeout_s)) as stream:
-            async for chunk in stream:
-                yield chunk
 
     async def complete(self, body: Wire, *, timeout_s: float) -> Wire:
         return await self._unary("completions", body, timeout_s)
 
     async def embed(self, texts: Sequence[str], *, timeout_s: float) -> list[list[float]]:
         body = {"model": self._embedding_model, "input": list(texts), "encoding_format": "float"}
-        async with self._guarded(timeout_s):
-            answer = _json(await self._client.post("embeddings", json=body))
+        answer = await self._post("embeddings", body, timeout_s, 0)
         rows = sorted(answer.get("data") or (), key=lambda row: row.get("index", 0))
         if len(rows) != len(texts):
             raise EngineError("the remote engine answered another number of embeddings")
@@ -122,8 +116,7 @@ class RemoteEngine:
             "refused": self._admission.refused,
             "requests": self._requests,
             "tokens_generated": self._tokens,
-            "cancelled": self._cancelled,
-            "tokens_after_cancel": 0,
+            **self._cancels.statistics(),
         }
 
     async def check(self) -> None:
@@ -143,33 +136,54 @@ class RemoteEngine:
         wire = self._body(body)
         wire.pop("stream", None)
         wire.pop("stream_options", None)
-        async with self._guarded(timeout_s):
-            answer = _json(await self._client.post(path, json=wire))
+        answer = await self._post(path, wire, timeout_s, priority_of(body))
         if not answer.get("choices"):
             raise EngineError("the remote engine's answer holds no choices")
         self._tokens += int((answer.get("usage") or {}).get("completion_tokens") or 0)
         return answer
 
-    async def _stream(self, path: str, body: Wire, timeout_s: float) -> AsyncGenerator[Wire, None]:
+    async def stream_raw(
+        self, body: Wire, *, chat: bool, timeout_s: float
+    ) -> AsyncGenerator[list[bytes], None]:
+        path = "chat/completions" if chat else "completions"
         wire = self._body(body) | {"stream": True}
-        async with (
-            self._guarded(timeout_s),
-            self._client.stream("POST", path, json=wire) as response,
-        ):
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        async with self._admission.slot(timeout_s, priority=priority_of(body)):
+            self._requests += 1
+            with self._counted(), _translated():
+                yield []
+                async with aclosing(self._chunks(path, wire)) as bursts:
+                    while True:
+                        # Per burst: a timeout around a yield would cancel whoever asked first.
+                        try:
+                            async with asyncio.timeout_at(deadline):
+                                burst = await anext(bursts)
+                        except StopAsyncIteration:
+                            break
+                        yield burst
+
+    async def _chunks(self, path: str, wire: Wire) -> AsyncGenerator[list[bytes], None]:
+        finished = False
+        async with self._client.stream("POST", path, json=wire) as response:
             if response.status_code >= 400:
                 raise from_response(response.status_code, await response.aread())
-            finished = False
-            async for data in _events(response, self.options.max_line_bytes):
-                if data == _DONE:
-                    return
-                chunk = _parse(data)
-                if "error" in chunk:
-                    raise in_stream(chunk)
-                for choice in chunk.get("choices") or ():
-                    finished = finished or choice.get("finish_reason") is not None
-                self._tokens += 1
-                chunk.pop("timings", None)  # llama.cpp's own figures are no part of the chunk
-                yield chunk
+            async for events in _events(response, self.options.max_line_bytes):
+                burst: list[bytes] = []
+                for data in events:
+                    if data == _DONE:
+                        if burst:
+                            yield burst
+                        return
+                    chunk = _parse(data)
+                    if "error" in chunk:
+                        raise in_stream(chunk)
+                    for choice in chunk.get("choices") or ():
+                        finished = finished or choice.get("finish_reason") is not None
+                    self._tokens += 1
+                    chunk.pop("timings", None)  # llama.cpp's own figures are no part of it
+                    burst.append(orjson.dumps(chunk))
+                if burst:
+                    yield burst
             if not finished:
                 raise EngineError("the remote engine's stream ended in the middle")
 
@@ -179,61 +193,74 @@ class RemoteEngine:
                 f"there is no model {str(body['model'])[:100]!r} here; there is {self.model_id!r}",
                 {"field": "model"},
             )
-        # cache_prompt is llama.cpp's own; other servers refuse fields that they do not know.
-        known = {name: value for name, value in body.items() if name != "cache_prompt"}
+        # Other servers refuse fields that they do not know.
+        known = {name: value for name, value in body.items() if name not in INTERNAL}
         return known | {"model": self.model_id}
 
-    @asynccontextmanager
-    async def _guarded(self, timeout_s: float) -> AsyncIterator[None]:
-        """A slot, the deadline, and httpx's errors as ours."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout_s
-        async with self._admission.slot(timeout_s):
+    async def _post(self, path: str, wire: Wire, timeout_s: float, priority: int) -> Wire:
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        async with self._admission.slot(timeout_s, priority=priority):
             self._requests += 1
-            try:
+            with self._counted(), _translated():
                 async with asyncio.timeout_at(deadline):
-                    yield
-            except MailyError:
-                raise
-            except TimeoutError as exc:
-                raise DeadlineExceeded("the deadline passed while generating") from exc
-            except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as exc:
-                raise Unavailable(
-                    "the remote engine can't be reached: check `llm.remote_url`", retry_after_s=5.0
-                ) from exc
-            except httpx.HTTPError as exc:
-                raise EngineError(f"the remote engine broke off: {type(exc).__name__}") from exc
-            except (GeneratorExit, asyncio.CancelledError):
-                self._cancelled += 1
-                raise
+                    return _json(await self._client.post(path, json=wire))
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        try:
+            yield
+        except (GeneratorExit, asyncio.CancelledError):
+            self._cancels.add(0.0, 0)  # what the server over there still makes is not known here
+            raise
 
 
-async def _events(response: httpx.Response, limit: int) -> AsyncIterator[str]:
-    """The data of each Server-Sent Event (WHATWG HTML §9.2.6; only ``data`` matters here)."""
+@contextmanager
+def _translated() -> Iterator[None]:
+    """httpx's errors as ours."""
+    try:
+        yield
+    except MailyError:
+        raise
+    except TimeoutError as exc:
+        raise DeadlineExceeded("the deadline passed while generating") from exc
+    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as exc:
+        raise Unavailable(
+            "the remote engine can't be reached: check `llm.remote_url`", retry_after_s=5.0
+        ) from exc
+    except httpx.HTTPError as exc:
+        raise EngineError(f"the remote engine broke off: {type(exc).__name__}") from exc
+
+
+async def _events(response: httpx.Response, limit: int) -> AsyncIterator[list[str]]:
+    """The data of Server-Sent Events (WHATWG HTML §9.2.6; only ``data`` matters here), those of
+    one block of bytes together."""
     data: list[str] = []
     size = 0
-    async for line in _lines(response, limit):
-        if not line:
-            if data:
-                yield "\n".join(data)
-            data, size = [], 0
-        elif line.startswith("data:"):
-            data.append(line[5:].removeprefix(" "))
-            size += len(line)
-            if size > limit:
-                raise EngineError("the remote engine sent an event that never ends")
+    async for lines in _lines(response, limit):
+        events: list[str] = []
+        for line in lines:
+            if not line:
+                if data:
+                    events.append("\n".join(data))
+                data, size = [], 0
+            elif line.startswith("data:"):
+                data.append(line[5:].removeprefix(" "))
+                size += len(line)
+                if size > limit:
+                    raise EngineError("the remote engine sent an event that never ends")
+        if events:
+            yield events
     if data:
-        yield "\n".join(data)
+        yield ["\n".join(data)]
 
 
-async def _lines(response: httpx.Response, limit: int) -> AsyncIterator[str]:
+async def _lines(response: httpx.Response, limit: int) -> AsyncIterator[list[str]]:
     """Lines of a bounded length; only \\n and \\r\\n end one, unlike str.splitlines."""
     buffer = bytearray()
     async for block in response.aiter_bytes():
         buffer += block
         *lines, rest = buffer.split(b"\n")
-        for line in lines:
-            yield line.rstrip(b"\r").decode("utf-8", "replace")
+        yield [line.rstrip(b"\r").decode("utf-8", "replace") for line in lines]
         buffer = bytearray(rest)
         if len(buffer) > limit:
             raise EngineError("the remote engine sent a line that never ends")

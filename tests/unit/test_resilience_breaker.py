@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,9 @@ from mesh.core.clock import VirtualClock
 from mesh.core.errors import EngineError, InvalidInput, NotFound, Unavailable
 from mesh.resilience.breaker import BreakerOptions, BreakerState, CircuitBreaker
 
-OPTIONS = BreakerOptions(window=10, min_calls=4, failure_ratio=0.5, open_s=1, open_max_s=4)
+OPTIONS = BreakerOptions(
+    failures=99, window=10, min_calls=4, failure_ratio=0.5, open_s=1, open_max_s=4, jitter=0
+)
 
 
 def call(breaker: CircuitBreaker, error: BaseException | None = None) -> None:
@@ -101,6 +104,94 @@ async def test_a_late_answer_from_before_says_nothing_about_now() -> None:
         with pytest.raises(EngineError), breaker.guard():
             raise EngineError
     assert breaker.state is BreakerState.OPEN
+
+
+def test_so_many_failures_in_a_row_open_it() -> None:
+    breaker = CircuitBreaker("engine", BreakerOptions(failures=3), VirtualClock())
+    for _ in range(3):
+        call(breaker)
+        fail(breaker, 2)
+        assert breaker.state is BreakerState.CLOSED
+    fail(breaker, 1)
+    assert breaker.state is BreakerState.OPEN
+
+
+async def test_waits_are_jittered_upwards() -> None:
+    waits = set()
+    for seed in range(20):
+        breaker = CircuitBreaker(
+            "engine",
+            BreakerOptions(failures=1, open_s=1, jitter=0.2),
+            VirtualClock(),
+            rng=random.Random(seed),
+        )
+        fail(breaker)
+        waits.add(breaker.retry_after_s())
+    assert all(1 <= wait <= 1.2 for wait in waits)
+    assert len(waits) > 10
+
+
+async def test_a_probe_of_which_nothing_is_heard_makes_room() -> None:
+    clock = VirtualClock()
+    breaker = CircuitBreaker("engine", BreakerOptions(failures=1, jitter=0, probe_s=5), clock)
+    fail(breaker)
+    await clock.advance(1)
+    lost = breaker.acquire()
+    await clock.advance(4)
+    refused(breaker)
+    await clock.advance(2)
+    call(breaker)
+    assert breaker.state is BreakerState.CLOSED
+    lost.badly()  # too late: it says nothing about now
+    assert breaker.state is BreakerState.CLOSED
+
+
+def test_an_answer_that_breaks_off_counts_once_though_it_began_well() -> None:
+    breaker = CircuitBreaker("engine", BreakerOptions(failures=3), VirtualClock())
+    for _ in range(3):
+        assert breaker.state is BreakerState.CLOSED
+        permit = breaker.acquire()
+        permit.well()
+        permit.badly()
+        permit.release()
+    assert breaker.state is BreakerState.OPEN
+    assert breaker.statistics()["failures"] == 3
+
+
+async def test_a_probe_is_over_when_it_begins_to_answer() -> None:
+    clock = VirtualClock()
+    breaker = CircuitBreaker("engine", BreakerOptions(failures=1, jitter=0), clock)
+    fail(breaker)
+    await clock.advance(1)
+    permit = breaker.acquire()
+    permit.well()
+    assert breaker.state is BreakerState.CLOSED
+    permit.badly()
+    permit.release()
+    assert breaker.state is BreakerState.CLOSED, "that is of an earlier era"
+
+
+async def test_what_others_have_seen() -> None:
+    clock = VirtualClock()
+    moves: list[tuple[BreakerState, bool]] = []
+    breaker = CircuitBreaker(
+        "engine", OPTIONS, clock, changed=lambda _, to, own: moves.append((to, own))
+    )
+    breaker.heard_closed()
+    assert moves == []
+    breaker.heard_open(3)
+    assert breaker.state is BreakerState.OPEN
+    breaker.heard_open(60)  # heard twice: nothing new
+    assert breaker.retry_after_s() == pytest.approx(3)
+    breaker.heard_closed()
+    assert breaker.state is BreakerState.CLOSED
+    breaker.heard_open(60)
+    assert breaker.retry_after_s() == pytest.approx(OPTIONS.open_max_s), "no mark is for ever"
+    assert moves == [
+        (BreakerState.OPEN, False),
+        (BreakerState.CLOSED, False),
+        (BreakerState.OPEN, False),
+    ]
 
 
 def test_the_caller_s_own_mistakes_do_not_count() -> None:
