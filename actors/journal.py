@@ -63,6 +63,9 @@ class PostgresJournal:
             tries=step.tries,
             input_hash=step.input_hash,
             hand_to=step.hand_to,
+            reads=[read.model_dump(mode="json", exclude_defaults=True) for read in step.reads],
+            calls=[call.model_dump(mode="json", exclude_defaults=True) for call in step.calls],
+            agent=step.agent,
         )
         row = await persist(
             lambda: self._tasks.finish_step(self._task_id, self._attempt, new),
@@ -110,4 +113,5 @@ def _output(row: StepRow) -> StepOutput:
         tries=row.tries,
         input_hash=row.input_hash,
         hand_to=row.hand_to,
+        agent=row.agent,
     )

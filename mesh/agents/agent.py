@@ -46,6 +46,8 @@ class StepOutput(Contract):
     """Digest of what the step was given: a replay must give it the same."""
     hand_to: str | None = None
     """Which agent the work was handed to."""
+    agent: str = ""
+    """Who did it."""
 
 
 class Verdict(Contract):

@@ -134,25 +134,24 @@ def _step(
 ) -> StepTrace:
     calls = [CallRecord.model_validate(call) for call in row.calls]
     decisions = [Decision.model_validate(decision) for decision in row.decisions]
-    error: dict[str, Any] | None = getattr(row, "error", None)
     return StepTrace(
         name=row.name,
-        state="succeeded" if error is None else "failed",
-        agent=next((decision.agent for decision in decisions), ""),
+        state="succeeded" if row.error is None else "failed",
+        agent=row.agent or next((decision.agent for decision in decisions), ""),
         prompts=sorted({decision.prompt for decision in decisions if decision.prompt}),
         attempt=row.attempt,
         started_at=row.started_at,
         finished_at=row.finished_at,
         offset_s=_seconds(task.created_at, row.started_at),
         seconds=_seconds(row.started_at, row.finished_at),
-        tries=getattr(row, "tries", 1) or 1,
+        tries=row.tries,
         reads=[_read(ReadRecord.model_validate(read), memories) for read in row.reads],
         decisions=decisions,
         calls=calls,
         retried=list(retried)[:MAX_RETRIED],
         degraded=row.degraded,
-        handed_to=getattr(row, "hand_to", None),
-        error=error,
+        handed_to=row.hand_to,
+        error=row.error,
         totals=_totals(calls, row, decisions),
     )
 

@@ -53,7 +53,7 @@ class Ledger:
             last = self._reads[-1]
             self._reads[-1] = last.model_copy(update={"folded": last.folded + record.folded})
 
-    def price(self, cost_micros: int, prompt_tokens: int, completion_tokens: int) -> bool:
+    def price(self, cost_micros: float, prompt_tokens: int, completion_tokens: int) -> bool:
         """Give the newest call of so many tokens that has no price yet this one.
 
         Calls of the same size cost the same, so it doesn't matter which of several it is. False:
@@ -101,7 +101,7 @@ def note_call(record: CallRecord) -> None:
         current.add_call(record)
 
 
-def note_cost(cost_micros: int, *, prompt_tokens: int, completion_tokens: int) -> None:
+def note_cost(cost_micros: float, *, prompt_tokens: int, completion_tokens: int) -> None:
     """What a call that was noted before has cost: by whoever settles it."""
     if (current := _LEDGER.get()) is not None:
         current.price(cost_micros, prompt_tokens, completion_tokens)

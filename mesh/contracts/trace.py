@@ -56,7 +56,7 @@ class CallRecord(Contract):
     ttft_s: float | None = Field(default=None, ge=0, description="Seconds to the first token")
     prompt_tokens: int = Field(default=0, ge=0)
     completion_tokens: int = Field(default=0, ge=0)
-    cost_micros: int | None = Field(
+    cost_micros: float | None = Field(
         default=None, ge=0, description="Millionths of the budgets' currency; null: no price known"
     )
     finish_reason: str = ""
@@ -109,7 +109,7 @@ class Totals(Contract):
     cached_calls: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    cost_micros: int | None = Field(
+    cost_micros: float | None = Field(
         default=None, description="Millionths of the budgets' currency; null: no price is known"
     )
     unpriced_calls: int = 0

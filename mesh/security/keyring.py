@@ -36,8 +36,9 @@ INSERT INTO signing_keys (kid, algorithm, public_jwk, private_jwk, created_at)
 VALUES ($1, $2, $3, $4, clock_timestamp())
 """
 _RETIRE = """
-UPDATE signing_keys SET retires_at = now() + make_interval(secs => $2)
-WHERE algorithm = $1 AND retires_at IS NULL
+UPDATE signing_keys
+SET retires_at = least(coalesce(retires_at, 'infinity'), now() + make_interval(secs => $2))
+WHERE algorithm = $1
 """
 _YOUNG = """
 SELECT EXISTS (
@@ -97,12 +98,12 @@ class Keyring:
 
         async def work(connection: Connection) -> list[asyncpg.Record]:
             await connection.execute(_LOCK, _LOCK_KEY)
-            await connection.execute(_FORGET)
             if older_than_s is not None:
                 young = await connection.fetchval(_YOUNG, ALGORITHM, older_than_s)
                 if young:
                     return await connection.fetch(_LIVE, ALGORITHM)
             await connection.execute(_RETIRE, ALGORITHM, overlap_s)
+            await connection.execute(_FORGET)
             await self._insert(connection)
             return await connection.fetch(_LIVE, ALGORITHM)
 

@@ -305,7 +305,7 @@ async def test_a_claimer_never_misses_a_step_that_is_being_committed(
     await lapse(database, row.id)
     s = step()
     values = (s.name, s.position, s.output, s.decisions, s.degraded, s.started_at)
-    values += (s.error, s.tries, s.input_hash, s.hand_to)
+    values += (s.error, s.tries, s.input_hash, s.hand_to, s.reads, s.calls, s.agent)
     async with database.transaction() as connection:
         assert await connection.fetchrow(task_sql.FINISH_STEP, row.id, 1, *values) is not None
         assert await tasks.claim(row.id, "w2", 60) is None

@@ -35,6 +35,7 @@ from mesh.agents.graph.nodes import Retry
 from mesh.agents.ledger import ledger
 from mesh.agents.services import NO_SERVICES, AgentServices
 from mesh.contracts.events import EventType
+from mesh.contracts.trace import ReadKind, ReadRecord
 from mesh.core import metrics
 from mesh.core.clock import Clock
 from mesh.core.errors import (
@@ -106,6 +107,8 @@ class StepPlan:
     """The input was made by bindings: the step reads nothing else."""
     room: int = 0
     """Positions for steps within it."""
+    reads: tuple[str, ...] = ()
+    """Names of the earlier steps whose outputs it is given."""
 
     def input_hash(self) -> str:
         """Digest of what it reads: the same in every attempt and in a replay."""
@@ -219,6 +222,8 @@ class FlowRun:
         error: dict[str, Any] | None = None
         step = base_name(plan.name)
         with agent_span(plan.agent.name, step, str(self.task.task_id)), ledger() as notes:
+            for name in plan.reads:
+                notes.add_read(ReadRecord(kind=ReadKind.STEP, ref=name))
             try:
                 result, tries = await self._try(plan)
             except _Final as final:
@@ -237,6 +242,7 @@ class FlowRun:
                 tries=tries,
                 input_hash=plan.input_hash(),
                 hand_to=result.hand_to,
+                agent=plan.agent.name,
             )
         )
         await self.say_soon(EventType.STEP_FINISHED, finished_event(kept))

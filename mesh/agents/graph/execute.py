@@ -14,7 +14,7 @@ from mesh.agents.graph.durable import FlowRun, Parking, StepPlan, Wait
 from mesh.agents.graph.expr import holds
 from mesh.agents.graph.layout import Layout
 from mesh.agents.graph.nodes import Approval, Condition, Map, Node, Parallel, Sequence, Step
-from mesh.agents.graph.refs import INDEX, INPUT, ITEM, fill
+from mesh.agents.graph.refs import INDEX, INPUT, ITEM, RESERVED, Binding, fill, refs_of
 from mesh.contracts.events import EventType
 from mesh.core.errors import InvalidInput, MailyError, StepFailed
 
@@ -74,11 +74,14 @@ class Walk:
     async def _step(self, node: Step, scope: Scope) -> Done:
         position = scope.base + self.layout.position(node)
         given = scope.values[INPUT] if node.input is None else fill(node.input, scope.values)
+        outputs = scope.outputs()
+        reads = tuple(outputs) if node.input is None else _roots(node.input)
         plan = StepPlan(
             name=scope.row(node.name),
             position=position,
             agent=node.agent,
-            previous=scope.outputs(),
+            previous=outputs,
+            reads=reads,
             input=given if isinstance(given, Mapping) else {"value": given},
             retry=node.retry,
             timeout_s=node.timeout_s,
@@ -107,6 +110,7 @@ class Walk:
                 position=min(position + hop - 1, position + plan.room),
                 agent=agent,
                 previous={**plan.previous, node.name: step.output},
+                reads=(*plan.reads, node.name),
                 input=plan.input,
                 retry=node.retry,
                 timeout_s=node.timeout_s,
@@ -292,6 +296,11 @@ def _within(
         base=scope.base,
         collect=scope.collect or collect,
     )
+
+
+def _roots(binding: Binding) -> tuple[str, ...]:
+    """Names of the steps that a binding refers to, each once."""
+    return tuple(dict.fromkeys(r.root for r in refs_of(binding) if r.root not in RESERVED))
 
 
 def _wrong(node: str, what: str) -> InvalidInput:
