@@ -23,47 +23,11 @@ from mesh.memory.partition import Partition, same_value, statement_key
 
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
 _NEGATIONS = frozenset(
-    [
-        "no",
-        "not",
-        "never",
-        "none",
-        "nothing",
-        "neither",
-        "nor",
-        "without",
-        "cannot",
-        "can't",
-        "don't",
-        "doesn't",
-        "didn't",
-        "won't",
-        "isn't",
-        "aren't",
-        "wasn't",
-        "weren't",
-        "nicht",
-        "kein",
-        "keine",
-        "keinen",
-        "nie",
-        "niemals",
-        "ohne",
-        "pas",
-        "jamais",
-        "sans",
-        "aucun",
-        "no",
-        "nunca",
-        "sin",
-        "jamás",
-        "non",
-        "mai",
-        "senza",
-        "niet",
-        "geen",
-        "nooit",
-    ]
+    _WORD.findall(
+        "no not never none nothing neither nor without cannot can't don't doesn't didn't won't "
+        "isn't aren't wasn't weren't nicht kein keine keinen nie niemals ohne pas jamais sans "
+        "aucun nunca sin jamás non mai senza niet geen nooit"
+    )
 )
 
 

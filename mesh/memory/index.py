@@ -24,6 +24,8 @@ from mesh.memory.lists import NeighbourLists
 from mesh.memory.locks import ReadWriteLock
 from mesh.memory.options import IndexOptions
 
+_faiss: Any = faiss  # its stubs know less than the library
+
 Floats = npt.NDArray[np.float32]
 Halves = npt.NDArray[np.float16]
 Positions = npt.NDArray[np.int64]
@@ -39,8 +41,8 @@ class VectorIndex:
         self.dimensions = dimensions
         self._options = options or IndexOptions()
         self._lock = ReadWriteLock()
-        self._store: Any = faiss.IndexScalarQuantizer(
-            dimensions, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
+        self._store: Any = _faiss.IndexScalarQuantizer(
+            dimensions, _faiss.ScalarQuantizer.QT_fp16, _faiss.METRIC_INNER_PRODUCT
         )
         self._used = np.zeros(0, dtype=np.bool_)
         self._free: list[int] = []
@@ -161,9 +163,9 @@ class VectorIndex:
             scores = self._codes()[positions].astype(np.float32) @ unit
             order = np.argsort(-scores, kind="stable")[:k]
             return positions[order], scores[order]
-        selector = faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))
+        selector = _faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))
         scores, positions = self._store.search(
-            unit[None], k, params=faiss.SearchParameters(sel=selector)
+            unit[None], k, params=_faiss.SearchParameters(sel=selector)
         )
         return positions[0], scores[0]
 
@@ -171,7 +173,7 @@ class VectorIndex:
         """The store's own memory; valid until the next ``add``."""
         if not self.size:
             return np.empty((0, self.dimensions), dtype=np.float16)
-        flat = faiss.rev_swig_ptr(self._store.codes.data(), self.size * self.dimensions * 2)
+        flat = _faiss.rev_swig_ptr(self._store.codes.data(), self.size * self.dimensions * 2)
         codes: Halves = flat.view(np.float16).reshape(self.size, self.dimensions)
         return codes
 

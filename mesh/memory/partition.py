@@ -376,7 +376,7 @@ class Partition:
         self._idle += record.state is not STATES[ACTIVE]
 
     def _unset(self, position: int) -> None:
-        record = self.record(position)
+        record = self._record(position)
         self._timed -= _timed(record)
         self._idle -= record.state is not STATES[ACTIVE]
 

@@ -7,7 +7,7 @@ lease may be somebody else's. A writer therefore checks its epoch in the transac
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -39,6 +39,31 @@ _GET = "SELECT * FROM leases WHERE key = $1"
 _LIVING = "SELECT key FROM leases WHERE key = ANY($1::text[]) AND expires_at > now()"
 _CHECK = "SELECT FROM leases WHERE key = $1 AND owner = $2 AND epoch = $3 FOR SHARE"
 
+# Several rows are always locked in the order of their keys, so that two such statements can't
+# wait for each other.
+_RENEW_MANY = """
+WITH wanted AS (
+    SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[]) AS w (key, owner, epoch)
+), held AS (
+    SELECT l.key FROM leases l JOIN wanted w USING (key, owner, epoch)
+    ORDER BY l.key FOR NO KEY UPDATE OF l
+)
+UPDATE leases SET expires_at = now() + make_interval(secs => $4)
+FROM held WHERE leases.key = held.key
+RETURNING leases.*
+"""
+_CHECK_MANY = """
+SELECT l.key FROM leases l
+JOIN unnest($1::text[], $2::text[], $3::bigint[]) AS w (key, owner, epoch)
+    USING (key, owner, epoch)
+ORDER BY l.key FOR SHARE OF l
+"""
+_BY_PREFIX = "SELECT * FROM leases WHERE starts_with(key, $1) AND expires_at > now() ORDER BY key"
+_RELEASE_FORMER = """
+UPDATE leases SET expires_at = now()
+WHERE starts_with(key, $1) AND starts_with(owner, $2) AND owner <> $3 AND expires_at > now()
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Lease:
@@ -63,6 +88,18 @@ async def check_lease(connection: Connection, lease: Lease) -> None:
     """
     if await connection.fetchrow(_CHECK, lease.key, lease.owner, lease.epoch) is None:
         raise _fenced(lease)
+
+
+async def check_leases(connection: Connection, leases: Sequence[Lease]) -> None:
+    """``check_lease`` of several in one statement; Fenced names those that are lost."""
+    rows = await connection.fetch(_CHECK_MANY, *_columns(leases))
+    lost = {lease.key for lease in leases} - {row["key"] for row in rows}
+    if lost:
+        raise Fenced(details={"keys": sorted(lost)})
+
+
+def _columns(leases: Sequence[Lease]) -> tuple[list[str], list[str], list[int]]:
+    return [i.key for i in leases], [i.owner for i in leases], [i.epoch for i in leases]
 
 
 class Leases:
@@ -96,3 +133,18 @@ class Leases:
     async def living(self, keys: Iterable[str]) -> frozenset[str]:
         """Those of these keys that somebody holds now."""
         return frozenset(r["key"] for r in await self._db.fetch(_LIVING, [*keys]))
+
+    async def renew_many(self, leases: Sequence[Lease], ttl_s: float) -> list[Lease]:
+        """``renew`` of several in one statement. Those that are missing in the answer are lost."""
+        if not leases:
+            return []
+        return [_lease(r) for r in await self._db.fetch(_RENEW_MANY, *_columns(leases), ttl_s)]
+
+    async def held(self, prefix: str) -> list[Lease]:
+        """Every lease that has not run out whose key begins so, in the order of the keys."""
+        return [_lease(record) for record in await self._db.fetch(_BY_PREFIX, prefix)]
+
+    async def release_former(self, prefix: str, role: str, owner: str) -> None:
+        """Give up what other incarnations of this role still hold among keys that begin so: for
+        an owner that knows itself to be their only successor (``owner`` begins with ``role``)."""
+        await self._db.fetch(_RELEASE_FORMER, prefix, role, owner)
