@@ -235,6 +235,8 @@ class Book:
         if grant.status is Status.LATER:
             self._ahead[hold.counter.id] = grant.window
             return False
+        if grant.status is Status.SEED:
+            return True
         if grant.status in (Status.UNKNOWN, Status.GONE):
             # It knows nothing of us: what was told is in it or in its seed, the rest is told anew.
             hold.known = False
@@ -248,7 +250,6 @@ class Book:
         hold.busy -= told
         hold.held = grant.held
         hold.known = True
-        hold.seed = None
         hold.last = grant
         hold.valid_until = hold.asked_at + VALID_S
         if amount and hold.held - hold.busy < amount:
@@ -298,6 +299,7 @@ class Book:
         hold.pending = True
         hold.asked_at = now
         hold.sequence += 1
+        seed, hold.seed = hold.seed, None  # once: later it would be an old sum
         return Ask(
             counter=hold.counter.id,
             limit=budget.most,
@@ -309,7 +311,7 @@ class Book:
             floor=floor,
             need=need,
             spare=spare,
-            seed=hold.seed,
+            seed=seed,
         )
 
     def _exceeded(self, hold: Hold, amount: int, unix: float) -> BudgetExceeded:

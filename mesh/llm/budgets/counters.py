@@ -43,6 +43,9 @@ class Status(IntEnum):
     """Granted, but nothing new: the counter was lost and its holders come back."""
     STALE = 5
     """A later exchange of the same holder was there first."""
+    SEED = 6
+    """The counter may lack what the ledger has (a holder's lease ended before it had told, or the
+    counter settles after a loss): ask again with the seed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +130,7 @@ class MemoryCounters:
     def _one(self, key: tuple[UUID, str], holder: str, ask: Ask, now: float) -> Grant:
         counter = self.counters.get(key)
         if counter is None:
-            if ask.seed is None:
+            if ask.seed is None or ask.known:
                 return Grant(Status.UNKNOWN, ask.window)
             counter = self.counters[key] = _Counter(ask.window, ask.seed)
             self._marks.setdefault(key[0], now + SETTLE_S)
@@ -135,7 +138,13 @@ class MemoryCounters:
             counter.window, counter.spent, counter.holders = ask.window, 0, {}
         elif ask.window < counter.window:
             return Grant(Status.LATER, counter.window)
-        for name in [name for name, h in counter.holders.items() if h.expires <= now]:
+        settling = now < self._marks.get(key[0], 0.0)
+        gone = [name for name, h in counter.holders.items() if h.expires <= now]
+        if settling or any(counter.holders[name].held for name in gone):
+            if ask.seed is None:
+                return Grant(Status.SEED, ask.window)
+            counter.spent = max(counter.spent, ask.seed)
+        for name in gone:
             del counter.holders[name]
         mine = counter.holders.get(holder)
         if mine is None and ask.known:
@@ -145,7 +154,6 @@ class MemoryCounters:
         counter.spent += max(0, ask.used - (mine.used if mine else 0))
         others = sum(h.held for name, h in counter.holders.items() if name != holder)
         free = ask.limit - counter.spent - others
-        settling = now < self._marks.get(key[0], 0.0)
         held = ask.floor
         if free >= ask.need and not settling:
             held = ask.need + min(ask.spare, (free - ask.need) // SPARE_SHARE)

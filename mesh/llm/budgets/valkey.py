@@ -38,21 +38,23 @@ for index = 2, #KEYS do
   local known, used, floor, need = ARGV[at + 5] == '1', number(at + 6), number(at + 7), number(at + 8)
   local spare, seed = number(at + 9), number(at + 10)
   local flat = redis.call('HGETALL', key)
-  local stored, spent, others, mine, gone = nil, 0, 0, nil, {}
+  local stored, spent, others, mine, gone, died = nil, 0, 0, nil, {}, false
   for i = 1, #flat, 2 do
     local name, value = flat[i], flat[i + 1]
     if name == 'w' then stored = tonumber(value)
     elseif name == 's' then spent = tonumber(value)
     else
       local h, u, e, q = string.match(value, '^(%d+) (%d+) (%d+) (%d+)$')
-      if tonumber(e) <= now then gone[#gone + 1] = name
+      if tonumber(e) <= now then
+        gone[#gone + 1] = name
+        died = died or tonumber(h) > 0
       elseif name == 'h:' .. holder then mine = {used = tonumber(u), sequence = tonumber(q)}
       else others = others + tonumber(h) end
     end
   end
   local answer = nil
   if stored == nil then
-    if seed < 0 then answer = {1, window, 0, 0, 0}
+    if seed < 0 or known then answer = {1, window, 0, 0, 0}
     else
       stored, spent = window, seed
       redis.call('HSET', key, 'w', text(window), 's', text(seed))
@@ -64,8 +66,13 @@ for index = 2, #KEYS do
   elseif window > stored then
     redis.call('DEL', key)
     redis.call('HSET', key, 'w', text(window), 's', '0')
-    stored, spent, others, mine, gone = window, 0, 0, nil, {}
+    stored, spent, others, mine, gone, died = window, 0, 0, nil, {}, false
   elseif window < stored then answer = {3, stored, 0, 0, 0} end
+  local settling = mark and now < tonumber(mark)
+  if not answer and (died or settling) then
+    -- The ledger may have what nobody told us.
+    if seed < 0 then answer = {6, window, 0, 0, 0} else spent = math.max(spent, seed) end
+  end
   if not answer then
     if #gone > 0 then redis.call('HDEL', key, unpack(gone)) end
     if not mine and known then answer = {2, stored, 0, 0, 0}
@@ -74,7 +81,6 @@ for index = 2, #KEYS do
       local before = mine and mine.used or 0
       if used > before then spent = spent + used - before else used = before end
       local free = limit - spent - others
-      local settling = mark and now < tonumber(mark)
       local held = floor
       if free >= need and not settling then
         held = need + math.min(spare, math.floor((free - need) / tonumber(ARGV[4])))
