@@ -135,14 +135,16 @@ class Writer:
         also: Check | None = None,
         field_name: str = "text",
         tries: int | None = None,
+        restore: Callable[[str], str] = str,
     ) -> Piece:
-        """One piece of text. ``also``: further reasons to refuse a text, as words.
+        """One piece of text. ``also``: further reasons to refuse a text, as words; ``restore``:
+        what is done to an accepted text before it is kept.
 
         Raises DeadlineExceeded, UnknownModel, and what the stream writer raises.
         """
         context, options = self.context, self.context.options
         # Word lists of neutral words are English: others get some leave.
-        factor = options.grounding * (1.0 if context.brief.language[:2] == "en" else 0.8)
+        factor = options.grounding * (1.0 if self.facts.brief.language[:2] == "en" else 0.8)
         limits = replace(limits, grounding=limits.grounding * factor)
         rejected: list[dict[str, Any]] = []
         waited = 0.0
@@ -200,14 +202,13 @@ class Writer:
                 found.append("unfinished: the model ran out of tokens")
             found += also(mended) if also else []
             if not found:
-                if mended != answer.streamed:
-                    await self.shown.void("mended: " + "; ".join(repairs or ["spacing"]), n)
-                    await self.shown.say(mended)
+                kept = restore(mended)
+                if kept != answer.streamed:
+                    await self.shown.void("mended: " + "; ".join(repairs or ["form"]), n)
+                    await self.shown.say(kept)
                 else:
-                    self.shown.parts.append(mended)
-                return Piece(
-                    mended, n, tuple(repairs), tuple(rejected), prompt=prompt.reference
-                )
+                    self.shown.parts.append(kept)
+                return Piece(kept, n, tuple(repairs), tuple(rejected), prompt=prompt.reference)
             failure = found[0]
             rejected.append({"text": answer.text[:300], "problems": found[:5], "try": n})
             await self.shown.void("; ".join(found[:3]), n)

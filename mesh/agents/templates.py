@@ -167,10 +167,16 @@ def greeting_tag(facts: Facts) -> MergeTag | None:
     return next((tags[name] for name in _GREETED if name in tags), None)
 
 
-def greeting(facts: Facts) -> str:
-    """A line such as ``Hi {{ first_name | there }},``; empty where we have no words for it."""
+def greeting(facts: Facts, preferred: str = "") -> str:
+    """A line such as ``Hi {{ first_name | there }},``; empty where we have no words for it.
+
+    ``preferred``: the word to greet with, from the memory."""
     words = phrases(facts.brief.language)
     tag = greeting_tag(facts)
+    if preferred:
+        # A greeting that names somebody already needs no tag.
+        bare = tag is None or len(preferred.split()) > 2
+        return f"{preferred}," if bare or tag is None else f"{preferred} {tag_text(tag)},"
     return words.hello_to.format(x=tag_text(tag)) if tag else words.hello
 
 

@@ -40,6 +40,13 @@ class Brief(Contract):
     key_points: list[Line] = Field(default_factory=list, max_length=20)
     links: list[Link] = Field(default_factory=list, max_length=20)
     merge_tags: list[MergeTag] = Field(default_factory=list, max_length=20)
+    contact: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=200,
+        pattern=r"^[^\x00-\x1f]+$",
+        description="Whom alone it is written for: agents read this contact's memory",
+    )
 
 
 class Strategy(Contract):

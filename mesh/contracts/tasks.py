@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Literal
 from uuid import UUID
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from mesh.contracts.base import Contract
 from mesh.contracts.email import Brief, Email
@@ -59,6 +60,22 @@ class TaskRequest(Contract):
     deadline_s: float = Field(default=600.0, ge=1.0, le=86_400.0, description="Seconds from now")
     use_memory: bool = Field(default=True, description="Whether agents may read the memory")
 
+    @field_validator("input")
+    @classmethod
+    def _plain(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        stack: list[Any] = [value]
+        while stack:
+            part = stack.pop()
+            if isinstance(part, dict):
+                stack.extend(part.values())
+            elif isinstance(part, list):
+                stack.extend(part)
+            elif isinstance(part, float) and not math.isfinite(part):
+                raise ValueError("holds a number that is not finite")
+            elif isinstance(part, int) and not -(2**63) <= part < 2**63:
+                raise ValueError("holds an integer of more than 64 bits")
+        return value
+
     def stored(self) -> dict[str, Any]:
         """As the task's row keeps it. Fields that are younger than the first release are left
         out while they hold their default, so that a repeat of an older request hashes alike."""
@@ -66,6 +83,8 @@ class TaskRequest(Contract):
         for name, default in (("input", None), ("use_memory", True)):
             if body[name] == default:
                 del body[name]
+        if body["brief"] is not None and body["brief"]["contact"] is None:
+            del body["brief"]["contact"]
         return body
 
 

@@ -81,10 +81,12 @@ def content_problems(text: str, facts: Facts) -> list[Problem]:
             word = claim.group()
             if not _day_of_weekend(word, facts):
                 add("invented_claim", word)
-    named = fold(facts.brief.product + " " + facts.brief.brand)
+    named = fold(" ".join((facts.brief.product, facts.brief.brand, *facts.memory)))
     boilerplate = p.BOILERPLATE.search(plain)
     if boilerplate and fold(boilerplate.group()) not in named:
         add("boilerplate", boilerplate.group())
+    if facts.banned_words and (unwanted := facts.banned_words.search(folded)):
+        add("banned_word", unwanted.group())
     for sign in signs(text):
         add("instruction", sign)
     for item in foreign(plain, facts.personal):

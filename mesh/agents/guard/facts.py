@@ -48,6 +48,8 @@ class Facts:
     memory: tuple[str, ...] = ()
     """Statements of the memory that this text may rest on: they vouch for claims, figures and
     names like the brief's own words, never for addresses, links or phone numbers."""
+    banned: tuple[str, ...] = ()
+    """Words that the brand or the reader does not want, in lower case."""
     safe_texts: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
     """What ``templates.safe`` made of the brief's texts: they are looked at again and again."""
 
@@ -110,6 +112,12 @@ class Facts:
     @cached_property
     def urls(self) -> frozenset[str]:
         return frozenset(str(link.url) for link in self.brief.links)
+
+    @cached_property
+    def banned_words(self) -> re.Pattern[str] | None:
+        if not self.banned:
+            return None
+        return re.compile("|".join(rf"(?<!\w){re.escape(fold(w))}(?!\w)" for w in self.banned))
 
     @cached_property
     def allowed_claims(self) -> frozenset[int]:

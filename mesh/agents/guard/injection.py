@@ -31,13 +31,16 @@ ROLE_MARK = re.compile(
 
 TOOL_CALL = re.compile(
     r"[\"']?(?:tool_calls?|function_call|tool_name|tool_use|arguments|parameters)[\"']?\s*[:=]"
-    r"\s*[\[{\"']|\b(?:call|invoke|execute|run|use)\s+(?:the\s+)?(?:tool|function|plugin|command)\b",
+    r"\s*[\[{\"']|\b(?:call|invoke|execute|run|use)\s+(?:the\s+)?(?:tool|function|plugin|"
+    r"command)\b",
     re.IGNORECASE,
 )
 
 _TARGET = (
-    r"(?:(?:all|any|the|your|these|those|previous|prior|above|earlier|preceding|other|former|safety|"
-    r"system|original|of)\s+){0,5}(?:instructions?|rules?|prompts?|guidelines?|directions?|orders?|"
+    r"(?:(?:all|any|the|your|these|those|previous|prior|above|earlier|preceding|other|former|"
+    r"safety|"
+    r"system|original|of)\s+){0,5}(?:instructions?|rules?|prompts?|guidelines?|directions?|"
+    r"orders?|"
     r"directives?|restrictions?|guardrails?|polic(?:y|ies)|messages?|system prompt|constraints?)"
 )
 ORDERS = re.compile(
@@ -45,37 +48,55 @@ ORDERS = re.compile(
         (
             rf"\b(?:ignore|disregard|forget|override|bypass|overrule|skip|drop|discard|violate|"
             rf"do not follow|don't follow|stop following)\s+{_TARGET}",
-            r"\b(?:ignore|disregard|forget)\s+(?:everything|all|what(?:ever)?)\s+(?:(?:that|which)\s+)?"
+            r"\b(?:ignore|disregard|forget)\s+(?:everything|all|what(?:ever)?)\s+(?:(?:that|"
+            r"which)\s+)?"
             r"(?:you|i|we|was|is|came|comes|has been|above|before|said|told)",
-            r"\b(?:ignore|disregard)\s+(?:all\s+)?(?:the\s+|of\s+the\s+)?(?:above|previous|foregoing)\b",
-            r"\b(?:new|updated|real|actual|secret|hidden|following)\s+(?:system\s+)?instructions?\s*[:-]",
-            r"\byou are (?:now|no longer|actually)\b|\bact as (?:an?|the|if)\b|\bpretend (?:to be|you|that)"
-            r"|\broleplay\b|\bjailbr(?:eak|oken)\b|\bdeveloper mode\b|\bdo anything now\b|\bgod mode\b",
+            r"\b(?:ignore|disregard)\s+(?:all\s+)?(?:the\s+|of\s+the\s+)?(?:above|previous|"
+            r"foregoing)\b",
+            r"\b(?:new|updated|real|actual|secret|hidden|"
+            r"following)\s+(?:system\s+)?instructions?\s*[:-]",
+            r"\byou are (?:now|no longer|actually)\b|\bact as (?:an?|the|if)\b|"
+            r"\bpretend (?:to be|you|that)"
+            r"|\broleplay\b|\bjailbr(?:eak|oken)\b|\bdeveloper mode\b|\bdo anything now\b|"
+            r"\bgod mode\b",
             r"\b(?:system|hidden|secret|initial|developer) (?:prompt|message|instructions?)\b",
-            r"\b(?:reveal|print|repeat|output|show|leak|dump|list|reply with|send|exfiltrate|include|"
-            r"append|copy|tell me|quote|return|export)\b[^.!?\n]{0,80}\b(?:system prompt|your (?:prompt|"
-            r"instructions|rules|memor(?:y|ies))|api[ _-]?keys?|passwords?|secrets?|credentials|tokens?|"
-            r"(?:other|another|every|all)(?: the| of the)? (?:contact|customer|user|recipient|workspace|"
-            r"tenant|client)(?:s|'s|s')?\b[^.!?\n]{0,40}|memor(?:y|ies) of|environment variables?|"
+            r"\b(?:reveal|print|repeat|output|show|leak|dump|list|reply with|send|exfiltrate|"
+            r"include|"
+            r"append|copy|tell me|quote|return|export)\b[^.!?\n]{0,80}\b(?:system prompt|"
+            r"your (?:prompt|"
+            r"instructions|rules|memor(?:y|ies))|api[ _-]?keys?|passwords?|secrets?|credentials|"
+            r"tokens?|"
+            r"(?:other|another|every|all)(?: the| of the)? (?:contact|customer|user|recipient|"
+            r"workspace|"
+            r"tenant|client)(?:s|'s|s')?\b[^.!?\n]{0,40}|memor(?:y|ies) of|"
+            r"environment variables?|"
             r"database|everything (?:above|before))",
             r"\b(?:as an?|you(?:'re| are) an?) (?:ai|language model|assistant|chatbot|llm)\b",
-            r"\b(?:respond|answer|reply) (?:only )?(?:with|in) (?:the (?:word|text|following)|json|base64)",
-            r"\b(?:when|if|while) (?:you|the model|the assistant|the ai) (?:read|see|summari[sz]e|process|"
+            r"\b(?:respond|answer|reply) (?:only )?(?:with|in) (?:the (?:word|text|following)|"
+            r"json|base64)",
+            r"\b(?:when|if|while) (?:you|the model|the assistant|the ai) (?:read|see|"
+            r"summari[sz]e|process|"
             r"write|generate)",
-            r"\b(?:note|message|attention|important)[^.!?\n]{0,20}\b(?:to|for) (?:the )?(?:ai|assistant|model|"
+            r"\b(?:note|message|attention|important)[^.!?\n]{0,20}\b(?:to|for) (?:the )?(?:ai|"
+            r"assistant|model|"
             r"llm|agent|bot)\b",
-            r"\bmemory\.(?:search|recall|forget|remember)\b|\bfetch\(|\bos\.system\b|\bsubprocess\b"
+            r"\bmemory\.(?:search|recall|forget|remember)\b|\bfetch\(|\bos\.system\b|"
+            r"\bsubprocess\b"
             r"|\bdrop table\b|\brm -rf\b|\bcurl\s+-|\bjavascript:|\bdata:[a-z]+/[a-z0-9.+-]+[;,]",
             # The same in the other languages that briefs come in.
-            r"\b(?:ignorier\w*|vergiss|missachte\w*|vergessen sie)\b[^.!?\n]{0,60}(?:anweisung|regel|"
+            r"\b(?:ignorier\w*|vergiss|missachte\w*|vergessen sie)\b[^.!?\n]{0,60}(?:anweisung|"
+            r"regel|"
             r"befehl|vorherig|bisherig|obig|anleitung|alles)",
-            r"\b(?:ignore[zr]?|oublie[zr]?|ne tenez pas compte)\b[^.!?\n]{0,60}(?:instruction|consigne|"
+            r"\b(?:ignore[zr]?|oublie[zr]?|ne tenez pas compte)\b[^.!?\n]{0,60}(?:instruction|"
+            r"consigne|"
             r"règle|précédent|ci-dessus|directive)",
-            r"\b(?:ignora|ignore|olvida|olvide|descarta|haz caso omiso)\b[^.!?\n]{0,60}(?:instruccion|"
+            r"\b(?:ignora|ignore|olvida|olvide|descarta|"
+            r"haz caso omiso)\b[^.!?\n]{0,60}(?:instruccion|"
             r"regla|anterior|orden|indicacion)",
             r"\b(?:ignora|dimentica|trascura)\b[^.!?\n]{0,60}(?:istruzion|regol|precedent)",
             r"\b(?:ignore|esqueça|desconsidere)\b[^.!?\n]{0,60}(?:instruç|regra|anterior)",
-            r"\b(?:negeer|vergeet)\b[^.!?\n]{0,60}(?:instructie|regel|opdracht|vorige|bovenstaande)",
+            r"\b(?:negeer|vergeet)\b[^.!?\n]{0,60}(?:instructie|regel|opdracht|vorige|"
+            r"bovenstaande)",
             r"(?:игнорируй|забудь)\w*[^.!?\n]{0,60}(?:инструкц|правил|предыдущ|указан)",
             r"(?:忽略|无视|忘记|忘掉)[^。!?\n]{0,30}(?:指令|指示|规则|提示|之前|以上)",
             r"(?:指示|命令|ルール)[^。\n]{0,20}(?:無視|忘れ)",

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mesh.agents import templates
 from mesh.agents.agent import StepContext, StepResult
 from mesh.agents.generate import Piece, Writer, decision_notes
 from mesh.agents.guard.facts import Facts, fold
 from mesh.agents.guard.repair import sentences
+from mesh.agents.preferences import Cited, Remembered
 from mesh.agents.write_email import prompts
+from mesh.agents.write_email.memory import facts_of, fitting, remembered
 from mesh.contracts.email import Block
 from mesh.contracts.tasks import Decision
 
@@ -19,7 +23,7 @@ class BodyWriter:
     step = "body"
 
     async def run(self, context: StepContext) -> StepResult:
-        facts = Facts(context.brief)
+        facts = facts_of(context)
         writer = Writer(context, facts)
         writer.shown.separator = "\n\n"
         blocks: list[Block] = []
@@ -27,7 +31,8 @@ class BodyWriter:
         if heading:
             await writer.shown.say(heading)
             blocks.append(Block(kind="heading", text=heading))
-        if greeting := templates.greeting(facts):
+        known = remembered(context)
+        if greeting := templates.greeting(facts, known.greeting.value if known.greeting else ""):
             await writer.shown.say(greeting)
             blocks.append(Block(kind="paragraph", text=greeting))
 
@@ -40,7 +45,8 @@ class BodyWriter:
         first = opening.text or await writer.fall_back(templates.opening(facts))
         blocks.append(Block(kind="paragraph", text=first))
 
-        if points := bullets(facts, first):
+        told = fitting(known, facts)
+        if points := bullets(facts, first, [cited.value for cited in told]):
             await writer.shown.say("\n".join(f"• {point}" for point in points))
             blocks.append(Block(kind="bullets", items=points))
 
@@ -61,12 +67,18 @@ class BodyWriter:
             if closing.text is None:
                 await writer.fall_back(last)
             blocks.append(Block(kind="paragraph", text=last))
+        if known.sign_off:
+            await writer.shown.say(known.sign_off.value)
+            blocks.append(Block(kind="paragraph", text=known.sign_off.value))
         blocks += await self._buttons(context, facts, writer)
         pieces = {"opening": opening, "closing": closing}
         degraded = any(piece.text is None for piece in pieces.values())
         return StepResult(
             {"blocks": [block.model_dump() for block in blocks]},
-            tuple(self._decision(name, piece, blocks) for name, piece in pieces.items()),
+            (
+                *(self._decision(name, piece, blocks) for name, piece in pieces.items()),
+                *self._remembered(known, [cited for cited in told if cited.value in points]),
+            ),
             degraded,
         )
 
@@ -80,6 +92,23 @@ class BodyWriter:
             await writer.shown.say(f"→ {label}")
             found.append(Block(kind="button", text=label, url=str(link.url)))
         return found
+
+    def _remembered(self, known: Remembered, told: list[Cited]) -> list[Decision]:
+        """What of the memory stands in the body."""
+        parts = {"greeting": known.greeting, "sign_off": known.sign_off}
+        used = {name: cited for name, cited in parts.items() if cited is not None}
+        used |= {f"fact {i + 1}": cited for i, cited in enumerate(told)}
+        if not used:
+            return []
+        return [
+            Decision(
+                agent=self.name,
+                what="from_memory",
+                chosen={name: cited.value for name, cited in used.items()},
+                reason="the memory asks for it, or knows a fact that fits the brief",
+                cites=[cited.citation for cited in used.values()],
+            )
+        ]
 
     def _decision(self, name: str, piece: Piece, blocks: list[Block]) -> Decision:
         text = piece.text
@@ -101,11 +130,12 @@ class BodyWriter:
         )
 
 
-def bullets(facts: Facts, opening: str) -> list[str]:
-    """The brief's key points that the opening does not already say word by word."""
+def bullets(facts: Facts, opening: str, remembered: Sequence[str] = ()) -> list[str]:
+    """The brief's key points, then remembered facts, that the opening does not already say word
+    by word."""
     said = fold(opening)
-    points = []
-    for point in facts.brief.key_points:
+    points: list[str] = []
+    for point in (*facts.brief.key_points[:_MAX_BULLETS], *remembered):
         text = templates.shorten(templates.safe(point, facts), 200)
         if text and fold(text).rstrip(" .") not in said and text not in points:
             points.append(text)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from mesh.agents import templates
 from mesh.agents.agent import StepContext, StepResult
 from mesh.agents.generate import Writer, decision_notes
-from mesh.agents.guard.facts import Facts, fold
+from mesh.agents.guard.facts import fold
 from mesh.agents.write_email import prompts
+from mesh.agents.write_email.memory import facts_of
 from mesh.contracts.tasks import Decision
 
 
@@ -15,7 +16,7 @@ class PreheaderWriter:
     step = "preheader"
 
     async def run(self, context: StepContext) -> StepResult:
-        facts = Facts(context.brief)
+        facts = facts_of(context)
         writer = Writer(context, facts)
         subject = str(context.previous["subject_lines"]["chosen"])
 

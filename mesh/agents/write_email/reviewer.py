@@ -15,6 +15,7 @@ from mesh.agents.guard.clean import without_tags
 from mesh.agents.guard.facts import Facts, fold
 from mesh.agents.guard.repair import mend
 from mesh.agents.guard.spam import caps_words, spam_score
+from mesh.agents.write_email.memory import facts_of
 from mesh.agents.write_email.prompts import PREHEADER, SUBJECT
 from mesh.contracts.email import Block, Review
 from mesh.contracts.tasks import Decision
@@ -30,7 +31,7 @@ class Reviewer:
     step = "review"
 
     async def run(self, context: StepContext) -> StepResult:
-        facts = Facts(context.brief)
+        facts = facts_of(context)
         notes: list[str] = []
         replaced: list[str] = []
         previous = context.previous

@@ -5,8 +5,9 @@ from __future__ import annotations
 from mesh.agents import templates
 from mesh.agents.agent import StepContext, StepResult
 from mesh.agents.generate import Writer, decision_notes
-from mesh.agents.guard.facts import Facts
+from mesh.agents.preferences import recall
 from mesh.agents.write_email import prompts
+from mesh.agents.write_email.memory import facts_of, recall_decision
 from mesh.contracts.email import Strategy
 from mesh.contracts.tasks import Decision
 
@@ -16,7 +17,10 @@ class Strategist:
     step = "strategy"
 
     async def run(self, context: StepContext) -> StepResult:
-        facts = Facts(context.brief)
+        brief = context.brief
+        query = " ".join((brief.product, brief.goal, *brief.key_points))
+        known = await recall(context, query, brief.contact)
+        facts = facts_of(context, known)
         writer = Writer(context, facts)
         goal = templates.safe(context.brief.goal, facts)
         objective = templates.shorten(goal, 300) or templates.topic(facts) or "…"
@@ -36,8 +40,12 @@ class Strategist:
         action = labels[0] if labels else templates.phrases(context.brief.language).button
         degraded = piece.text is None
         return StepResult(
-            Strategy(objective=objective, angle=angle, call_to_action=action).model_dump(),
+            {
+                **Strategy(objective=objective, angle=angle, call_to_action=action).model_dump(),
+                "remembered": known.to_output(),
+            },
             (
+                recall_decision(self.name, known, facts),
                 Decision(
                     agent=self.name,
                     what="angle",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from mesh.agents import templates
 from mesh.agents.agent import StepContext, StepResult
 from mesh.agents.generate import Piece, Writer, decision_notes
-from mesh.agents.guard.facts import Facts
 from mesh.agents.scoring import HeuristicScorer, SubjectScorer
 from mesh.agents.write_email import prompts
+from mesh.agents.write_email.memory import facts_of
 from mesh.contracts.tasks import Decision
 
 WANTED = 3
@@ -21,7 +21,7 @@ class SubjectLineWriter:
         self.scorer = scorer or HeuristicScorer()
 
     async def run(self, context: StepContext) -> StepResult:
-        facts = Facts(context.brief)
+        facts = facts_of(context)
         writer = Writer(context, facts)
         lines: list[tuple[str, str]] = []
         pieces: list[Piece] = []
