@@ -8,7 +8,7 @@ only what it knows (``known_graphs``).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
@@ -18,6 +18,7 @@ import orjson
 from pydantic import ValidationError
 
 from mesh.agents.agent import AgentOptions, Journal, StepOutput, TaskInput, TimeLeft
+from mesh.agents.graph.layout import Layout
 from mesh.agents.services import NO_SERVICES, AgentServices
 from mesh.contracts.base import Contract
 from mesh.contracts.problems import from_validation, invalid_field
@@ -41,6 +42,9 @@ class Flow(Protocol):
         deadline: TimeLeft,
         services: AgentServices = NO_SERVICES,
     ) -> dict[str, StepOutput]: ...
+
+    @property
+    def layout(self) -> Layout: ...
 
     def hash(self) -> str:
         """Of its structure."""
@@ -70,6 +74,8 @@ class KindSpec:
     """The field of the request that holds what it needs: ``input`` or ``brief``."""
     check: Callable[[Contract], None] | None = None
     """Further rules for the input, checked at the door. Raises InvalidInput naming a field."""
+    tools_of: Callable[[Contract], Iterable[tuple[str, str]]] | None = None
+    """Tools that the input names, each with its field: the caller must be allowed to use them."""
     dynamic: bool = False
     """The graph depends on the task: its hash is of the input's schema instead."""
     result_model: type[Contract] | None = None
@@ -80,6 +86,17 @@ class KindSpec:
         """``kind:version:hash``: what a task's row names, and a worker has to know."""
         return _graph_id(self)
 
+    @property
+    def size(self) -> int:
+        """Positions that the steps of a graph which depends on no task take."""
+        return _probe(self).layout.size
+
+
+@cache
+def _probe(spec: KindSpec) -> Flow:
+    request = TaskRequest.model_construct(kind=spec.kind, brief=None, input={})
+    return spec.build(TaskInput(UUID(int=0), request))
+
 
 @cache
 def _graph_id(spec: KindSpec) -> str:
@@ -87,8 +104,7 @@ def _graph_id(spec: KindSpec) -> str:
         packed = orjson.dumps(spec.input_model.model_json_schema(), option=orjson.OPT_SORT_KEYS)
         digest = hashlib.blake2b(packed, digest_size=8).hexdigest()
     else:
-        request = TaskRequest.model_construct(kind=spec.kind, brief=None, input={})
-        digest = spec.build(TaskInput(UUID(int=0), request)).hash()
+        digest = _probe(spec).hash()
     return f"{spec.kind.value}:{spec.version}:{digest}"
 
 

@@ -8,12 +8,16 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 if TYPE_CHECKING:
     from mesh.agents.tools.box import ToolBox
 
 Embed = Callable[[Sequence[str]], Awaitable[list[list[float]]]]
 """Texts to vectors. Raises Unavailable, DeadlineExceeded, EngineError."""
+
+Streamed = Callable[[UUID, str], Awaitable["str | None"]]
+"""Task and step → the step's words so far; None: none, or not all of them. Raises Unavailable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +29,8 @@ class AgentServices:
     embed: Embed | None = None
     tools: ToolBox | None = None
     """Which tools there are; a task's own allow-list narrows it."""
+    streamed: Streamed | None = None
+    """What the stream log has of a step's words: a new attempt goes on with them."""
     scorer: Any = None
     """Ranks variants: what the agent that asks for it defines."""
 

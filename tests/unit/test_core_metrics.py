@@ -37,6 +37,7 @@ EXPECTED = {
     "maily_step_seconds": ("step", "outcome"),
     "maily_step_retries": ("step",),
     "maily_degraded": ("step",),
+    "maily_tool_calls": ("tool", "outcome"),
     "maily_workers": ("state",),
     "maily_fenced": ("what",),
     "maily_leases_taken_over": (),

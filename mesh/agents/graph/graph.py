@@ -43,7 +43,7 @@ class Graph:
         """``given``: what ``input`` refers to; None: the task's own ``input``."""
         check(root, given_schema)
         self.root = root
-        self.layout = Layout(root)
+        self.layout: Layout = Layout(root)
         self._given = given
 
     def hash(self) -> str:

@@ -30,7 +30,7 @@ from mesh.core.errors import DeadlineExceeded, Unavailable
 
 MAX_ROUNDS = 8
 """Times that the model may ask for tools; then it has to answer."""
-MAX_CALLS = 8
+MAX_CALLS = 4
 """Tools that one turn may ask for; further ones are refused, and the model is told."""
 ROOM = MAX_ROUNDS * (MAX_CALLS + 1)
 

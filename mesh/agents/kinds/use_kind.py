@@ -13,8 +13,8 @@ from mesh.contracts.base import Contract
 from mesh.contracts.problems import from_validation
 from mesh.core.errors import Unavailable
 
-ROOM = 256
-"""Positions for the steps of another kind."""
+DYNAMIC_ROOM = 256
+"""Positions for the steps of a kind whose graph depends on the task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,10 @@ class UseKind:
     spec: KindSpec
     model: str | None = None
     step: str = "task"
-    room: int = ROOM
+
+    @property
+    def room(self) -> int:
+        return DYNAMIC_ROOM if self.spec.dynamic else self.spec.size
 
     @property
     def name(self) -> str:

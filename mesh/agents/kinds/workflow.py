@@ -11,11 +11,7 @@ from mesh.agents.graph.graph import Graph
 from mesh.agents.graph.refs import Ref
 from mesh.agents.kinds.call_tool import CallTool
 from mesh.agents.kinds.use_kind import Collect, UseKind
-from mesh.agents.registry import KindSpec, spec_for
-from mesh.contracts.base import Contract
-from mesh.contracts.problems import invalid_field
-from mesh.contracts.tasks import TaskKind
-from mesh.contracts.workflow import (
+from mesh.agents.kinds.workflow_input import (
     ApprovalNode,
     ConditionNode,
     MapNode,
@@ -29,6 +25,10 @@ from mesh.contracts.workflow import (
     WorkflowNode,
     WorkflowResult,
 )
+from mesh.agents.registry import KindSpec, spec_for
+from mesh.contracts.base import Contract
+from mesh.contracts.problems import invalid_field
+from mesh.contracts.tasks import TaskKind
 from mesh.core.errors import InvalidInput
 
 RESULT = "result"
