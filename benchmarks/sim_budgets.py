@@ -372,7 +372,9 @@ class World:
                 if (other.counter.id, other.window) == key:
                     unknown += max(0, other.busy - other.due - (held.held if held else 0))
         if unknown and not (self.plan.pauses or self.plan.lossy):
-            raise Broken(f"seed {self.seed}: {key} granted while {unknown} in use are unknown to it")
+            raise Broken(
+                f"seed {self.seed}: {key} granted while {unknown} in use are unknown to it"
+            )
         self._overhang[key] = max(self._overhang[key], unknown)
 
     # The ledger, and what is told in passing

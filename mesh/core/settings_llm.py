@@ -24,6 +24,8 @@ from typing import Literal, Self
 from pydantic import Field, SecretStr, model_validator
 
 from mesh.core.settings_section import Section
+from mesh.core.settings_spending import CacheSettings, PriceSettings
+from mesh.core.settings_vllm import VLLMSettings
 
 DEFAULT_ENGINE = "default"
 ROUTES = ("fast", "quality")
@@ -33,7 +35,7 @@ EMBED_ROUTE = "embed"
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
 
-EngineKind = Literal["llama.cpp", "openai", "fake"]
+EngineKind = Literal["llama.cpp", "openai", "vllm", "fake"]
 Prefix = Literal["auto", "prefill", "continue_final_message", "none"]
 
 
@@ -62,9 +64,11 @@ class _Engine(Section):
     prefix: Prefix = "auto"
     """How an answer that broke off is gone on with: the text so far as the last assistant message
     (``prefill``), the same with vLLM's fields (``continue_final_message``), or not at all
-    (``none``). auto: prefill, and vLLM's fields for ``openai``."""
+    (``none``). auto: prefill, and vLLM's fields for ``openai`` and ``vllm``."""
     faults: dict[str, int | float | bool] = Field(default_factory=dict)
     """What goes wrong, for ``fake``: fields of ``mesh.llm.faults.FaultPlan``."""
+    vllm: VLLMSettings = VLLMSettings()
+    """Placing and scaling, for ``vllm``."""
 
 
 class EngineSettings(_Engine):
@@ -125,6 +129,14 @@ class LLMSettings(_Engine):
     """Late is: later than this share of the engine's last first tokens …"""
     hedge_min_s: float = Field(default=0.05, ge=0)
     """… and than this."""
+
+    prices: dict[str, PriceSettings] = Field(default_factory=dict)
+    """By model. What isn't here costs nothing."""
+    bytes_per_token: float = Field(default=1.0, ge=1, le=8)
+    """Of a prompt, for what a budget reserves before the call. 1 holds for every model; 3 is
+    usual for English: less is reserved, and a prompt may use more than that."""
+    cache: dict[str, CacheSettings] = Field(default_factory=dict)
+    """Routes whose answers may be given again."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

@@ -173,9 +173,7 @@ class BudgetRepository:
             row = await self._db.fetchrow(_SPENT, workspace_id, since, counter.subject)
         return 0 if row is None else int(row[budget.unit])
 
-    async def add(
-        self, batch: UUID, spent: Sequence[Spent], tasks: Sequence[SpentTask]
-    ) -> None:
+    async def add(self, batch: UUID, spent: Sequence[Spent], tasks: Sequence[SpentTask]) -> None:
         """Add a batch to the ledger, once, however often it is sent."""
 
         async def work(connection: Connection) -> None:

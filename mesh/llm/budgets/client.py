@@ -104,9 +104,7 @@ class MeteredClient:
         used = 0
         try:
             vectors = await self._inner.embed(texts, timeout_s=timeout_s)
-            used = (
-                vectors.prompt_tokens if isinstance(vectors, Vectors) else texts_most(texts, 4.0)
-            )
+            used = vectors.prompt_tokens if isinstance(vectors, Vectors) else texts_most(texts, 4.0)
             return vectors
         finally:
             self._settle(call, reservation, name, name, used, 0)
@@ -137,7 +135,11 @@ class MeteredClient:
         return answer
 
     async def _chunks(
-        self, ask: Callable[..., AsyncIterator[Wire]], body: Wire, timeout_s: float, trace: str | None
+        self,
+        ask: Callable[..., AsyncIterator[Wire]],
+        body: Wire,
+        timeout_s: float,
+        trace: str | None,
     ) -> AsyncIterator[Wire]:
         call = current_call()
         if call is None:
@@ -227,9 +229,7 @@ class MeteredClient:
             self._settle(call, reservation, name, answered, *_tokens(usage))
         elif seen:
             # Cut short: the first chunk is the role's.
-            self._settle(
-                call, reservation, name, answered, self._guess(body), max(0, seen - 1)
-            )
+            self._settle(call, reservation, name, answered, self._guess(body), max(0, seen - 1))
         else:
             self._settle(call, reservation, name, answered, 0, 0)
 

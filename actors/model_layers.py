@@ -1,0 +1,57 @@
+"""The layers over the router that every process of ours calls its models through.
+
+From outside in: metering (budgets, the ledger of usage) → caching (only where a route is opted
+in) → routing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+from actors.context import ProcessContext
+from mesh.core.settings import LLMSettings
+from mesh.llm.budgets.client import MeteredClient
+from mesh.llm.budgets.limits import Price
+from mesh.llm.budgets.meter import Meter
+from mesh.llm.budgets.valkey import ValkeyCounters
+from mesh.llm.budgets.watch import hear_changes
+from mesh.llm.client import ModelClient
+from mesh.storage.budgets import BudgetRepository
+
+
+def with_layers(context: ProcessContext, router: ModelClient) -> ModelClient:
+    """The router with its layers around it; they close with ``context``."""
+    llm = context.settings.llm
+    meter = Meter(BudgetRepository(context.db), ValkeyCounters(context.redis), context.clock)
+    _beside(context, meter.run(), "budgets")
+    _beside(context, hear_changes(context.redis, meter, context.clock), "budgets-changed")
+    return MeteredClient(
+        router,
+        meter,
+        context.clock,
+        embedding_model=llm.embedding_model,
+        prices={name: Price(price.prompt, price.completion) for name, price in llm.prices.items()},
+        context_tokens=context_tokens(llm),
+        bytes_per_token=llm.bytes_per_token,
+    )
+
+
+def context_tokens(llm: LLMSettings) -> dict[str, int]:
+    """Tokens that an answer of each route (its widest engine's) has at most, with its prompt."""
+    engines = llm.engine_table()
+    return {
+        route: max(engines[name].context_tokens for name in chain)
+        for route, chain in llm.route_table().items()
+    }
+
+
+def _beside(context: ProcessContext, work: Coroutine[Any, Any, None], name: str) -> None:
+    task = asyncio.create_task(work, name=name)
+
+    async def end() -> None:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    context.closing.push_async_callback(end)
