@@ -15,8 +15,14 @@ AGENTS_READ = "agents:read"
 METRICS_READ = "metrics:read"
 KEYS_ADMIN = "keys:admin"
 BUDGETS_ADMIN = "budgets:admin"
+MEMORY_READ = "memory:read"
+MEMORY_WRITE = "memory:write"
+MEMORY_FORGET = "memory:forget"
 STREAMS_READ = "streams:read"
 STREAMS_WRITE = "streams:write"
+MEMORY_READ = "memory:read"
+MEMORY_WRITE = "memory:write"
+MEMORY_FORGET = "memory:forget"
 
 ALL_SCOPES = frozenset(
     {
@@ -29,8 +35,14 @@ ALL_SCOPES = frozenset(
         METRICS_READ,
         KEYS_ADMIN,
         BUDGETS_ADMIN,
+        MEMORY_READ,
+        MEMORY_WRITE,
+        MEMORY_FORGET,
         STREAMS_READ,
         STREAMS_WRITE,
+        MEMORY_READ,
+        MEMORY_WRITE,
+        MEMORY_FORGET,
     }
 )
 

@@ -15,7 +15,7 @@ from mesh.contracts.events import Event, EventType
 from mesh.contracts.trace import TaskTrace
 from mesh.core.errors import MailyError, NotFound
 from mesh.core.logging import get_logger
-from mesh.security.scopes import ALL_SCOPES
+from mesh.security.scopes import MEMORY_READ
 from mesh.storage.task_rows import StepRow, TaskRow
 from serve_apps.gateway.answers import Json
 from serve_apps.gateway.context import context_of
@@ -27,7 +27,6 @@ STREAM_S = 1.0
 QUIET_S = 0.1
 """So long without an event, and everything there was has been read."""
 MEMORY_S = 2.0
-READ_MEMORY = "memory:read"
 
 _log = get_logger("gateway.trace")
 
@@ -52,7 +51,7 @@ def trace_router(gateway: Gateway) -> APIRouter:
         if not (row.state.ended and row.error is None):
             # A task that ended well has a row for each of its steps.
             events = await _events(gateway, row, incomplete)
-        may_read = READ_MEMORY not in ALL_SCOPES or READ_MEMORY in who.scopes
+        may_read = MEMORY_READ in who.scopes
         memories = await _memories(gateway, row, steps, may_read, incomplete)
         trace = explain(
             row,
