@@ -8,6 +8,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
+from actors.agent_services import open_services
 from actors.context import ProcessContext
 from actors.dispatch import Dispatcher
 from actors.host import ActorHost
@@ -20,6 +21,7 @@ from mesh.contracts.mesh import Advice, WorkerInfo
 from mesh.contracts.tasks import TaskKind
 from mesh.core.errors import Unavailable
 from mesh.core.settings import Settings
+from mesh.llm.client import ModelClient
 from mesh.llm.engine import LLMClient
 
 _TELL_S = 2.0
@@ -116,16 +118,20 @@ class AgentWorker(ActorHost):
 
     async def _run(self, context: ProcessContext) -> None:
         agents = context.settings.agents
+        models = None if self._llm else await _served_llm(context)
+        llm = self._llm or models
+        assert llm is not None
         worker = WorkerLoop(
             self.name,
             RunParts(
                 worker=self.name,
                 tasks=context.tasks,
                 streams=context.streams,
-                llm=self._llm or await _served_llm(context),
+                llm=llm,
                 runner=run_task,
                 clock=context.clock,
                 options=run_options(context.settings),
+                services=await open_services(context, models),
             ),
             worker_options(context.settings, self.name),
             heartbeat=CoordinatorLink(
@@ -154,7 +160,7 @@ class AgentWorker(ActorHost):
         return self._worker.statistics() if self._worker else {}
 
 
-async def _served_llm(context: ProcessContext) -> LLMClient:
+async def _served_llm(context: ProcessContext) -> ModelClient:
     # Imported here: Serve costs memory that a worker with another client need not pay.
     from actors.llm_client import open_models
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -32,7 +33,9 @@ class AgentServices:
     streamed: Streamed | None = None
     """What the stream log has of a step's words: a new attempt goes on with them."""
     scorer: Any = None
-    """Ranks variants: what the agent that asks for it defines."""
+    """Ranks variants: a ``mesh.agents.scoring.VariantScorer``; None: the heuristic."""
+    trained: tuple[Path, str] | None = None
+    """The model store and the version of the trained classifier in it; None: the built-in one."""
 
 
 NO_SERVICES = AgentServices()

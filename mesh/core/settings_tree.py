@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from mesh.contracts.tasks import TaskKind
 from mesh.core.settings_llm import LLMSettings
+from mesh.core.settings_memory import MemorySettings
 from mesh.core.settings_section import Section
 from mesh.core.settings_streams import StreamSettings
 
@@ -76,6 +77,9 @@ class AgentSettings(Section):
     lets them in at once. Alone it may have all."""
     specialisations: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """Kinds of task by worker name (``agent-worker-0``). Who isn't named takes every kind."""
+
+    classifier: str = Field(default="builtin", pattern="^[A-Za-z0-9._-]{1,64}$")
+    """Which trained classifier judges: ``builtin``, ``latest`` of the model store, or a version."""
 
     @model_validator(mode="after")
     def _heartbeats_fit_the_lease(self) -> Self:
@@ -191,6 +195,7 @@ class Settings(BaseSettings):
     llm: LLMSettings = LLMSettings()
     agents: AgentSettings = AgentSettings()
     streams: StreamSettings = StreamSettings()
+    memory: MemorySettings = MemorySettings()
     postgres: PostgresSettings = PostgresSettings()
     redis: RedisSettings = RedisSettings()
     ray: RaySettings = RaySettings()

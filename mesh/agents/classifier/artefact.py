@@ -26,7 +26,9 @@ from mesh.core.errors import InvalidInput, NotFound
 FORMAT = 1
 FOLDER = "classifier"
 """Below the model store's directory."""
-_WEIGHTS, _METADATA, _LATEST = "weights.npz", "metadata.json", "latest"
+LATEST = "latest"
+"""Stands for the newest version."""
+_WEIGHTS, _METADATA = "weights.npz", "metadata.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,25 +91,36 @@ def save(artefact: Artefact, store: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in to_files(artefact).items():
         _write(folder / name, data)
-    _write(root / _LATEST, artefact.version.encode())
+    _write(root / LATEST, artefact.version.encode())
     return folder
 
 
-def load(store: Path, version: str = _LATEST) -> Artefact:
-    """Raises NotFound, InvalidInput."""
-    root = store / FOLDER
+def resolve(store: Path, version: str = LATEST) -> str:
+    """The name of the version that ``latest`` means now. Raises NotFound."""
+    if version != LATEST:
+        return version
     try:
-        if version == _LATEST:
-            version = (root / _LATEST).read_text().strip()
-        folder = root / version
-        if folder.parent != root:
-            raise InvalidInput("a version is a plain name", {"version": version[:80]})
+        return (store / FOLDER / LATEST).read_text().strip()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise _missing(version) from error
+
+
+def load(store: Path, version: str = LATEST) -> Artefact:
+    """Raises NotFound, InvalidInput."""
+    folder = store / FOLDER / resolve(store, version)
+    if folder.parent != store / FOLDER or folder.name in ("", "..", "."):
+        raise InvalidInput("a version is a plain name", {"version": version[:80]})
+    try:
         return from_files((folder / _WEIGHTS).read_bytes(), (folder / _METADATA).read_bytes())
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise NotFound(
-            f"there is no trained classifier {version!r}: run `maily job train-classifier`",
-            {"version": version},
-        ) from error
+        raise _missing(version) from error
+
+
+def _missing(version: str) -> NotFound:
+    return NotFound(
+        f"there is no trained classifier {version!r}: run `maily job train-classifier`",
+        {"version": version},
+    )
 
 
 def builtin() -> Artefact:
