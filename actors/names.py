@@ -3,6 +3,7 @@
 NAMESPACE = "maily"
 COORDINATOR_PREFIX = "coordinator-"
 WORKER_PREFIX = "agent-worker-"
+MEMORY_HOST_PREFIX = "memory-host-"
 GATEWAY_APP = "gateway"
 LLM_APP = "llm"
 LLM_DEPLOYMENT = "LLM"
@@ -22,6 +23,10 @@ OFFER_PREFIX = "maily:offer:"
 """Valkey pub/sub, one channel per worker: a task was chosen for it (message: the task's id, a
 space, and the decision as JSON)."""
 
+MEMORY_EPOCH_PREFIX = "maily:memory-epoch:"
+"""Valkey, one counter per workspace: grows when memories were forgotten or changed, so that what
+was cached before is not served."""
+
 
 def coordinator(shard: int) -> str:
     """Name of a coordinator shard's actor (from 0), and of its lease."""
@@ -36,6 +41,11 @@ def snapshot_key(shard: int) -> str:
 def worker(index: int) -> str:
     """Name of the agent worker with this index (from 0)."""
     return f"{WORKER_PREFIX}{index}"
+
+
+def memory_host(index: int) -> str:
+    """Name of the memory host with this index (from 0)."""
+    return f"{MEMORY_HOST_PREFIX}{index}"
 
 
 def offers(worker_name: str) -> str:

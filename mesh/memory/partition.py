@@ -246,15 +246,6 @@ class Partition:
             found = self._labels.get(statement_key(statement))
             return [self._id(p) for p in found[self.columns.state[found] == ACTIVE].tolist()]
 
-    def overdue(self, now: float, limit: int) -> list[UUID]:
-        """Memories that have expired, the longest first."""
-        with self._lock.reading():
-            columns, size = self.columns, self.index.size
-            late = columns.there[:size] & ~columns.pinned[:size] & (columns.expires[:size] <= now)
-            positions = np.flatnonzero(late)
-            order = np.argsort(columns.expires[positions], kind="stable")[:limit]
-            return [self._id(position) for position in positions[order].tolist()]
-
     def changed_since(self, change: int, limit: int) -> list[UUID]:
         """Active memories written or changed after that one, oldest change first."""
         with self._lock.reading():

@@ -82,6 +82,11 @@ WHERE i.words @@ q AND i.workspace_id = $1 AND i.namespace = $2
 ORDER BY rank DESC, i.id LIMIT $4
 """
 _COUNT = "SELECT count(*) AS n FROM memory_items WHERE namespace = $1"
+_OVERDUE = """
+SELECT id, shard FROM memory_items
+WHERE expires_at <= now() AND NOT pinned AND shard = ANY($1::smallint[])
+ORDER BY expires_at LIMIT $2
+"""
 _STATS = """
 SELECT kind, state, pinned, count(*) AS n, sum(length(sealed) + length(vector)) AS bytes,
     min(created_at) AS oldest, max(created_at) AS newest
@@ -218,6 +223,10 @@ class MemoryRepository:
         """Rows with one of these clients' ids, and active rows with one of these contents."""
         rows = await self._db.fetch(_KNOWN, [*namespaces], [*clients], [*contents])
         return [record_of(row) for row in rows]
+
+    async def overdue(self, shards: Sequence[int], limit: int) -> dict[UUID, int]:
+        """Memories of these shards that have expired, the longest first, with their shards."""
+        return {r["id"]: r["shard"] for r in await self._db.fetch(_OVERDUE, [*shards], limit)}
 
     async def count(self, namespace: UUID) -> int:
         row = await self._db.fetchrow(_COUNT, namespace)

@@ -79,6 +79,8 @@ CREATE INDEX memory_items_by_words ON memory_items USING gin (words) WITH (fastu
 CREATE INDEX memory_items_by_contact ON memory_items USING gin (contacts);
 CREATE INDEX memory_items_derived ON memory_items USING gin (derived_from)
     WHERE derived_from <> '{}';
+CREATE INDEX memory_items_expiring ON memory_items (expires_at)
+    WHERE expires_at IS NOT NULL AND NOT pinned;
 CREATE INDEX memory_items_linked ON memory_items (merged_into) WHERE merged_into IS NOT NULL;
 
 -- Which snapshot of a namespace is valid; its salt lies in memory_keys under the snapshot's id.
