@@ -85,7 +85,12 @@ TIMEOUT = header(
 IF_NONE_MATCH = header(
     "If-None-Match",
     "304 where nothing has changed",
-    {"type": "string", "maxLength": 200, "pattern": r"^[\x21-\x7e ,]*$"},
+    {"type": "string"},
+)
+PRIORITY = header(
+    "X-Priority",
+    "Higher goes first among the workspace's requests, -10 to 10",
+    {"type": "string", "pattern": "^(-?[0-9]|-?10)$", "example": "5"},
 )
 LAST_EVENT_ID = header(
     "Last-Event-ID",
