@@ -98,6 +98,11 @@ class NewStep:
     tries: int = 1
     input_hash: str = ""
     hand_to: str | None = None
+    reads: list[dict[str, Any]] = field(default_factory=list)
+    """What it read, as ``mesh.contracts.trace.ReadRecord`` …"""
+    calls: list[dict[str, Any]] = field(default_factory=list)
+    """… and which models it asked, as ``CallRecord``."""
+    agent: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +121,9 @@ class StepRow:
     tries: int = 1
     input_hash: str = ""
     hand_to: str | None = None
+    reads: list[dict[str, Any]] = field(default_factory=list)
+    calls: list[dict[str, Any]] = field(default_factory=list)
+    agent: str = ""
 
     @classmethod
     def from_record(cls, record: asyncpg.Record) -> StepRow:

@@ -183,8 +183,8 @@ WITH held AS (
     WHERE id = $1 AND attempt = $2 AND state = 'running' FOR NO KEY UPDATE
 )
 INSERT INTO steps (task_id, name, position, attempt, output, decisions, degraded, started_at,
-                   error, tries, input_hash, hand_to)
-SELECT id, $3, $4, $2, $5, $6, $7, $8, $9, $10, $11, $12 FROM held
+                   error, tries, input_hash, hand_to, reads, calls, agent)
+SELECT id, $3, $4, $2, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15 FROM held
 ON CONFLICT (task_id, name) DO NOTHING
 RETURNING *
 """

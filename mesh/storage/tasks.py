@@ -228,6 +228,9 @@ class TaskRepository:
             step.tries,
             step.input_hash,
             step.hand_to,
+            step.reads,
+            step.calls,
+            step.agent,
         ) or await self._db.fetchrow(sql.FINISHED_STEP_BEFORE, task_id, attempt, step.name)
         if record is None:
             raise Fenced(details={"task_id": str(task_id), "attempt": attempt})
