@@ -206,7 +206,6 @@ def _until_controller(starting: Future[None]) -> None:
 
 def _until_running(serve: Any) -> None:
     """Follow Serve's status until each deployment is healthy, saying each once."""
-    parts = {"LLM": "llm", "Embedder": "embedder"}
     told: dict[str, str] = {}
     deadline = time.monotonic() + WAIT_FOR_APPLICATIONS_S
     while True:
@@ -217,7 +216,8 @@ def _until_running(serve: Any) -> None:
             if application is None:
                 continue
             for deployment, state in application.deployments.items():
-                part = parts.get(deployment, "gateway" if name == GATEWAY_APP else deployment)
+                # LLM, LLM-name, Embedder → llm, llm-name, embedder
+                part = "gateway" if name == GATEWAY_APP else deployment.lower()
                 phase = _phase_of(str(state.status.value))
                 line = f"{phase} {state.message}"
                 if told.get(part) != line:

@@ -11,6 +11,7 @@ from pathlib import Path
 from cluster.failures import DISK_FULL, NO_NETWORK, START_FAILED, Failure
 from mesh.core.errors import MailyError
 from mesh.core.settings import Settings
+from mesh.core.settings_llm import DEFAULT_ENGINE
 from mesh.llm.store import ModelStore
 from mesh.llm.store_errors import DiskFull, NoNetwork
 
@@ -31,8 +32,11 @@ def artefacts(settings: Settings) -> list[Artefact]:
     """What these settings need, in the order in which it is fetched."""
     llm = settings.llm
     needed: list[Artefact] = []
-    if llm.engine == "llama.cpp":
-        needed.append(Artefact(llm.model, llm.source, llm.sha256, "llm.source"))
+    for name, engine in llm.engine_table().items():
+        known = any(item.source == engine.source for item in needed)
+        if engine.kind == "llama.cpp" and not known:
+            setting = "llm.source" if name == DEFAULT_ENGINE else f"llm.engines.{name}.source"
+            needed.append(Artefact(engine.model, engine.source, engine.sha256, setting))
     needed.append(Artefact(llm.embedding_model, llm.embedding_source, None, "llm.embedding_source"))
     evm = settings.evm
     if settings.profile == "embedded" and evm.enabled and evm.url is None:

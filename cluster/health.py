@@ -11,12 +11,19 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import asyncpg
 import httpx
 
-from actors.names import EMBEDDER_DEPLOYMENT, GATEWAY_APP, LLM_APP, LLM_DEPLOYMENT
+from actors.names import (
+    EMBEDDER_DEPLOYMENT,
+    GATEWAY_APP,
+    LLM_APP,
+    engine_app,
+    engine_deployment,
+)
 from actors.snapshots import newest, read_snapshots
 from cluster.layout import Layout
 from mesh.contracts.mesh import Snapshot
@@ -55,7 +62,9 @@ async def check_all(settings: Settings) -> list[PartHealth]:
         checks["evm"] = lambda: _evm(str(settings.evm.url))
     checks["ray"] = lambda: _ray(settings)
     if settings.profile == "embedded":  # elsewhere the gateway's readiness speaks for the models
-        checks["llm"] = lambda: _deployment(serve, LLM_APP, LLM_DEPLOYMENT)
+        for name, engine in settings.llm.engine_table().items():
+            app, deployment = engine_app(name, engine.kind), engine_deployment(name)
+            checks[deployment.lower()] = partial(_deployment, serve, app, deployment)
         checks["embedder"] = lambda: _deployment(serve, LLM_APP, EMBEDDER_DEPLOYMENT)
     checks["gateway"] = lambda: _gateway(settings, serve)
     checks["coordinator"] = lambda: _coordinator(snapshots, settings.agents.coordinators)

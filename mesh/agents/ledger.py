@@ -91,6 +91,11 @@ def ledger() -> Iterator[Ledger]:
         _LEDGER.reset(token)
 
 
+def collecting() -> bool:
+    """Whether anybody keeps what is noted now: a record that nobody keeps need not be made."""
+    return _LEDGER.get() is not None
+
+
 def note_call(record: CallRecord) -> None:
     """A model was called: by whoever knows which engine answered, once per call, at its end.
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 from typing import Any
 
-from actors.llm_client import ServeLLMClient
-from mesh.core.errors import MailyError
+from actors.llm_client import serve_engines
+from mesh.core.errors import MailyError, Unavailable
 from mesh.core.logging import get_logger
 from mesh.core.settings import LLMSettings
+from mesh.core.settings_llm import EMBED_ROUTE
 from mesh.llm.client import ModelClient
 from serve_apps.gateway.deps import ModelCard
 
@@ -19,48 +21,66 @@ _log = get_logger("gateway.models")
 class ServeModels:
     """Implements ``deps.ModelService``; calls go straight to ``client``.
 
-    The cards begin with what the settings name, so that models can be listed while the engine
-    still starts; ``refresh`` learns the rest from the engine itself.
+    The cards are those of the settings: every engine's model, every route (its context is that of
+    its narrowest engine) and the embedding model, so that they can be listed while engines still
+    start. ``refresh`` learns the embedding's dimensions and since when the engine runs.
     """
 
     def __init__(self, client: ModelClient, llm: LLMSettings) -> None:
-        self._engine = ServeLLMClient()
+        self._engines = serve_engines(llm)
         self._settings = llm
         self.stream_chat_encoded = client.stream_chat_encoded
         self.stream_completion_encoded = client.stream_completion_encoded
         self.chat = client.chat
         self.complete = client.complete
         self.embed = client.embed
-        self._cards = self._made((llm.model,), int(time.time()), llm.context_tokens, None)
+        self._cards = self._made(int(time.time()), None)
 
-    def _made(
-        self,
-        names: Sequence[str],
-        created: int,
-        context_tokens: int | None,
-        dimensions: int | None,
-    ) -> tuple[ModelCard, ...]:
-        chat = [ModelCard(name, "chat", created, context_tokens) for name in names]
-        embedder = ModelCard(self._settings.embedding_model, "embedding", created, None, dimensions)
-        return (*chat, embedder)
+    def _made(self, created: int, dimensions: int | None) -> tuple[ModelCard, ...]:
+        engines = self._settings.engine_table()
+        routes = self._settings.route_table()
+        models = dict.fromkeys(engine.model for engine in engines.values())
+        cards = [
+            ModelCard(
+                name,
+                "chat",
+                created,
+                min(engines[engine].context_tokens for engine in routes[name]),
+            )
+            for name in (*models, *(route for route in routes if route not in models))
+        ]
+        embedder = (self._settings.embedding_model, EMBED_ROUTE)
+        cards += [ModelCard(name, "embedding", created, None, dimensions) for name in embedder]
+        return tuple(cards)
 
     async def cards(self) -> Sequence[ModelCard]:
         return self._cards
 
     async def info(self, *, timeout_s: float) -> dict[str, Any]:
-        """Of the engine."""
-        return await self._engine.info(timeout_s=timeout_s)
+        """Of the engine that answers first: one is enough to serve."""
+        tasks = [asyncio.create_task(engine.info(timeout_s=timeout_s)) for engine in self._engines]
+        try:
+            failure: MailyError | None = None
+            for task in asyncio.as_completed(tasks):
+                try:
+                    return await task
+                except MailyError as error:
+                    failure = error
+            raise failure or Unavailable("there is no engine")
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def refresh(self, timeout_s: float = 5.0) -> bool:
-        """Ask the engine what it is; False when it does not answer (the cards stay)."""
+        """Ask the engines what they are; False when one does not answer (the cards stay)."""
         try:
-            info: dict[str, Any] = await self.info(timeout_s=timeout_s)
+            info = await self.info(timeout_s=timeout_s)
             vectors = await self.embed(["dimensions"], timeout_s=timeout_s)
         except MailyError as error:
             _log.debug("models.refresh", error=error.code)
             return False
-        names = list(info["models"]) or [self._settings.model]
-        cards = self._made(names, int(info["created"]), info["context_tokens"], len(vectors[0]))
+        cards = self._made(int(info["created"]), len(vectors[0]))
         if cards != self._cards:  # the same object means: nothing to encode anew
             self._cards = cards
         return True

@@ -1,34 +1,39 @@
 """The LLM service on Ray Serve: one replica is one engine, spoken to over Serve handles.
 
-Methods take and give OpenAI's wire objects. Streams travel as bursts (``mesh.llm.pacing``); for
-HTTP there are ready SSE frames, so that no process between engine and client parses a token.
-Both deployments are one Serve application without a route: the gateway is the only edge.
+Methods take and give OpenAI's wire objects. Streams travel as bursts (``mesh.llm.pacing``) of
+ready SSE frames, so that no process between engine and client parses a token. Each engine of the
+settings is a deployment, all in one Serve application without a route (vLLM's have their own):
+the gateway is the only edge.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
-import orjson
 from ray import serve
 from ray.serve import Application
+from ray.serve.config import RequestRouterConfig
 
-from actors.names import EMBEDDER_DEPLOYMENT, LLM_APP, LLM_DEPLOYMENT
+from actors.names import EMBEDDER_DEPLOYMENT, LLM_APP, engine_app, engine_deployment
+from mesh.core.errors import InvalidInput
 from mesh.core.genai import Operation, model_server_span, note_answer
 from mesh.core.metrics import EMBEDDED_TEXTS
 from mesh.core.settings import (
     SETTINGS_VARIABLE,
+    EngineSettings,
     LLMSettings,
     ObservabilitySettings,
     Settings,
     settings_from_json,
 )
 from mesh.core.tracing import configure_tracing
-from mesh.llm.engine import Engine, RawEngine, Wire
+from mesh.llm.engine import Engine, Wire
+from mesh.llm.fake import FakeEngine
+from mesh.llm.faults import FaultPlan
 from mesh.llm.pacing import paced, sse_frames
 from serve_apps import loopback
 from serve_apps.llm.engines import build_embedder, build_engine
@@ -38,72 +43,67 @@ loopback.apply()  # replicas import this module before Serve opens their server
 
 __all__ = ["LLM_APP", "Embedder", "LLMService", "build_llm_app"]
 
+ROUTER = "actors.replica_router.EngineReplicaRouter"
+"""Imported by the callers' processes, which choose the replica."""
+
 
 class LLMService:
-    """The deployment ``LLM``. Errors are those of ``mesh.llm.engine.Engine``."""
+    """The deployment of one engine. Errors are those of ``mesh.llm.engine.Engine``."""
 
     def __init__(
         self,
-        llm: LLMSettings,
+        name: str,
+        engine: EngineSettings,
         store: str,
         observability: ObservabilitySettings,
-        embedder: Any = None,
     ) -> None:
-        """``embedder``: handle of the other deployment; it is here so that both are one app."""
         configure_tracing("maily-llm", observability.otlp_endpoint, observability.trace_ratio)
-        self._engine: Engine = build_engine(_with_secrets(llm), Path(store))
-        self._measures = Measures(llm.model, self._engine)
-        self._embedder = embedder
+        self._engine: Engine = build_engine(_with_secrets(name, engine), Path(store))
+        self._measures = Measures(engine.model, self._engine)
 
-    async def stream_chat(
-        self, body: Wire, timeout_s: float, traceparent: str | None = None
-    ) -> AsyncIterator[list[Wire]]:
-        """Lists of ``chat.completion.chunk``: the first at once, later ones together."""
-        async with aclosing(self._bursts(body, True, timeout_s, traceparent)) as bursts:
-            async for burst in bursts:
-                yield [orjson.loads(chunk) for chunk in burst]
-
-    async def stream_chat_encoded(
-        self, body: Wire, timeout_s: float, traceparent: str | None = None
-    ) -> AsyncIterator[bytes]:
-        """The same as bytes: whole ``data: {…}`` frames, without the closing ``[DONE]``."""
-        async with aclosing(self._bursts(body, True, timeout_s, traceparent)) as bursts:
-            async for burst in bursts:
-                yield sse_frames(burst)
-
-    async def stream_completion(
-        self, body: Wire, timeout_s: float, traceparent: str | None = None
-    ) -> AsyncIterator[list[Wire]]:
-        async with aclosing(self._bursts(body, False, timeout_s, traceparent)) as bursts:
-            async for burst in bursts:
-                yield [orjson.loads(chunk) for chunk in burst]
-
-    async def stream_completion_encoded(
-        self, body: Wire, timeout_s: float, traceparent: str | None = None
-    ) -> AsyncIterator[bytes]:
-        async with aclosing(self._bursts(body, False, timeout_s, traceparent)) as bursts:
-            async for burst in bursts:
-                yield sse_frames(burst)
-
-    async def chat(self, body: Wire, timeout_s: float, traceparent: str | None = None) -> Wire:
+    async def frames(
+        self,
+        body: Wire,
+        timeout_s: float,
+        traceparent: str | None,
+        chat: bool,
+        avoid: str | None = None,
+    ) -> AsyncGenerator[bytes | str, None]:
+        """See ``mesh.llm.routing.Backend``: this replica's name, then whole ``data: {…}`` frames,
+        the first at once, later ones together. ``avoid`` is for whoever chose the replica."""
+        yield replica_name()
+        operation: Operation = "chat" if chat else "text_completion"
         with (
-            model_server_span("chat", body, self._engine.info.name, traceparent) as current,
-            self._measures.request("chat") as m,
+            model_server_span(operation, body, self._engine.info.name, traceparent) as current,
+            self._measures.request(operation) as measured,
         ):
-            answer = await self._engine.chat(body, timeout_s=timeout_s)
-            m.usage(answer.get("usage"))
-            note_answer(current, answer)
-            return answer
+            raw = self._engine.stream_raw(body | {"stream": True}, chat=chat, timeout_s=timeout_s)
+            async with aclosing(raw), aclosing(paced(raw)) as bursts:
+                async for burst in bursts:
+                    if burst:
+                        measured.burst(burst)
+                        yield sse_frames(burst)
+                    else:
+                        yield b""
+            note_answer(current, measured.answer(), ttft_s=measured.ttft_s)
 
-    async def complete(self, body: Wire, timeout_s: float, traceparent: str | None = None) -> Wire:
+    async def answer(
+        self,
+        body: Wire,
+        timeout_s: float,
+        traceparent: str | None,
+        chat: bool,
+        avoid: str | None = None,
+    ) -> Wire:
+        """A whole ``chat.completion`` or ``text_completion``."""
+        ask = self._engine.chat if chat else self._engine.complete
+        operation: Operation = "chat" if chat else "text_completion"
         with (
-            model_server_span(
-                "text_completion", body, self._engine.info.name, traceparent
-            ) as current,
-            self._measures.request("text_completion") as m,
+            model_server_span(operation, body, self._engine.info.name, traceparent) as current,
+            self._measures.request(operation) as measured,
         ):
-            answer = await self._engine.complete(body, timeout_s=timeout_s)
-            m.usage(answer.get("usage"))
+            answer = await ask(body, timeout_s=timeout_s)
+            measured.usage(answer.get("usage"))
             note_answer(current, answer)
             return answer
 
@@ -117,55 +117,46 @@ class LLMService:
             "slots": info.slots,
             "embedding_dimensions": info.embedding_dimensions,
             "pid": os.getpid(),
+            "replica": replica_name(),
             "created": self._measures.started_at,
         }
 
     async def statistics(self) -> dict[str, int | float]:
         return self._engine.statistics()
 
+    async def set_faults(self, faults: dict[str, Any]) -> None:
+        """From now on this goes wrong. Raises InvalidInput, also where the engine is no fake."""
+        if not isinstance(self._engine, FakeEngine):
+            raise InvalidInput("only a fake engine fails by plan", {"field": "engine"})
+        self._engine.faults = FaultPlan.of(faults)
+
     async def check_health(self) -> None:
-        await self._engine.check()
+        """A fake that is down by plan is down for its callers alone, not for Serve."""
+        if not isinstance(self._engine, FakeEngine):
+            await self._engine.check()
         self._measures.refresh()
 
     async def __del__(self) -> None:
         await self._engine.aclose()
 
-    async def _bursts(
-        self, body: Wire, chat: bool, timeout_s: float, traceparent: str | None
-    ) -> AsyncGenerator[list[bytes], None]:
-        operation: Operation = "chat" if chat else "text_completion"
-        with (
-            model_server_span(operation, body, self._engine.info.name, traceparent) as current,
-            self._measures.request(operation) as m,
-        ):
-            raw = raw_bursts(self._engine, body | {"stream": True}, chat, timeout_s)
-            async with aclosing(raw), aclosing(paced(raw)) as bursts:
-                async for burst in bursts:
-                    m.burst(burst)
-                    yield burst
-            note_answer(current, m.answer(), ttft_s=m.ttft_s)
 
-
-async def raw_bursts(
-    engine: Engine, body: Wire, chat: bool, timeout_s: float
-) -> AsyncGenerator[list[bytes], None]:
-    """JSON chunks in bursts, from any engine: llama.cpp has them as bytes already."""
-    if isinstance(engine, RawEngine):
-        async with aclosing(engine.stream_raw(body, chat=chat, timeout_s=timeout_s)) as raw:
-            async for burst in raw:
-                yield burst
-        return
-    stream = engine.stream_chat if chat else engine.stream_completion
-    chunks: Any = stream(body, timeout_s=timeout_s)
-    async with aclosing(chunks):
-        async for chunk in chunks:
-            yield [orjson.dumps(chunk)]
+def replica_name() -> str:
+    """Of the replica that this process is."""
+    return str(serve.get_replica_context().replica_id.unique_id)
 
 
 class Embedder:
     """The deployment ``Embedder``: sentence-transformers, batched across callers."""
 
-    def __init__(self, llm: LLMSettings, store: str, observability: ObservabilitySettings) -> None:
+    def __init__(
+        self,
+        llm: LLMSettings,
+        store: str,
+        observability: ObservabilitySettings,
+        *engines: Any,
+    ) -> None:
+        """``engines``: handles of the app's other deployments: here they become one app."""
+        self._engines = engines
         configure_tracing("maily-embedder", observability.otlp_endpoint, observability.trace_ratio)
         self._embedder = build_embedder(llm, Path(store))
         self._model = llm.embedding_model
@@ -187,10 +178,14 @@ class Embedder:
 
 
 def build_llm_app(settings: Settings) -> Application:
-    """The application for ``serve.run(app, name=LLM_APP, route_prefix=None)``."""
-    llm = settings.llm.model_copy(update={"remote_api_key": None})
-    store = str(settings.store_directory)
-    room = llm.slots + llm.queue_limit
+    """The application for ``serve.run(app, name=LLM_APP, route_prefix=None)``: the embedder, and
+    every engine that has no application of its own."""
+    store, observability = str(settings.store_directory), settings.observability
+    engines = [
+        _deployment(name, engine).bind(name, _bare(engine), store, observability)
+        for name, engine in settings.llm.engine_table().items()
+        if engine_app(name, engine.kind) == LLM_APP
+    ]
     embedder = serve.deployment(Embedder, name=EMBEDDER_DEPLOYMENT).options(
         ray_actor_options={"num_cpus": 0},
         max_ongoing_requests=256,
@@ -198,8 +193,20 @@ def build_llm_app(settings: Settings) -> Application:
         health_check_period_s=2,
         health_check_timeout_s=30,
     )
-    service = serve.deployment(LLMService, name=LLM_DEPLOYMENT).options(
-        num_replicas=llm.replicas,
+    llm = settings.llm.model_copy(update={"remote_api_key": None, "engines": {}})
+    return embedder.bind(llm, store, observability, *engines)
+
+
+def _deployment(name: str, engine: EngineSettings) -> Any:
+    room = engine.slots + engine.queue_limit
+    options: dict[str, Any] = {}
+    if engine.replicas > 1:
+        options["request_router_config"] = RequestRouterConfig(
+            request_router_class=ROUTER,
+            request_router_kwargs={"imbalance": max(1, engine.slots // 2)},
+        )
+    return serve.deployment(LLMService, name=engine_deployment(name)).options(
+        num_replicas=engine.replicas,
         ray_actor_options={"num_cpus": 0},
         # more than the engine admits, so that it is the engine who refuses, at once
         max_ongoing_requests=room + 16,
@@ -207,16 +214,18 @@ def build_llm_app(settings: Settings) -> Application:
         health_check_period_s=1,
         health_check_timeout_s=30,
         graceful_shutdown_timeout_s=10,
-    )
-    return service.bind(
-        llm, store, settings.observability, embedder.bind(llm, store, settings.observability)
+        **options,
     )
 
 
-def _with_secrets(llm: LLMSettings) -> LLMSettings:
+def _bare(engine: EngineSettings) -> EngineSettings:
+    return engine.model_copy(update={"remote_api_key": None})
+
+
+def _with_secrets(name: str, engine: EngineSettings) -> EngineSettings:
     """Secrets come by the process's environment: Serve keeps a deployment's arguments."""
     text = os.environ.get(SETTINGS_VARIABLE)
-    if llm.engine != "openai" or text is None:
-        return llm
-    key = settings_from_json(text).llm.remote_api_key
-    return llm.model_copy(update={"remote_api_key": key})
+    if engine.kind != "openai" or text is None:
+        return engine
+    key = settings_from_json(text).llm.engine_table()[name].remote_api_key
+    return engine.model_copy(update={"remote_api_key": key})

@@ -6,9 +6,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mesh.core.settings import LLMSettings
+from mesh.core.settings import EngineSettings, LLMSettings
 from mesh.llm.embeddings import Embedder, FakeEmbedder, SentenceTransformerEmbedder
 from mesh.llm.engine import Engine
+from mesh.llm.faults import FaultPlan
 from mesh.llm.store import ModelStore
 
 if TYPE_CHECKING:
@@ -21,45 +22,49 @@ def default_threads(cores: int | None = None) -> int:
     return max(1, (cores or len(os.sched_getaffinity(0))) - 1)
 
 
-def build_engine(llm: LLMSettings, store: Path) -> Engine:
+def build_engine(engine: EngineSettings, store: Path) -> Engine:
     """Blocks while the model loads. Raises Unavailable when its file is not in the store."""
-    if llm.engine == "fake":
+    if engine.kind == "fake":
         from mesh.llm.fake import FakeEngine
 
         return FakeEngine(
-            model_id=llm.model,
-            slots=llm.slots,
-            queue_limit=llm.queue_limit,
-            context_tokens=llm.context_tokens,
+            faults=FaultPlan.of(engine.faults),
+            model_id=engine.model,
+            slots=engine.slots,
+            queue_limit=engine.queue_limit,
+            context_tokens=engine.context_tokens,
         )
-    if llm.engine == "openai":
+    if engine.kind == "openai":
         from mesh.llm.remote import RemoteEngine, RemoteOptions
 
-        key = llm.remote_api_key
+        key = engine.remote_api_key
         return RemoteEngine(
-            llm.remote_url or "",
-            model_id=llm.model,
+            engine.remote_url or "",
+            model_id=engine.model,
             api_key=key.get_secret_value() if key else None,
             options=RemoteOptions(
-                slots=llm.slots, queue_limit=llm.queue_limit, context_tokens=llm.context_tokens
+                slots=engine.slots,
+                queue_limit=engine.queue_limit,
+                context_tokens=engine.context_tokens,
             ),
         )
     from mesh.llm.llamacpp import LlamaCppEngine
 
-    return LlamaCppEngine(ModelStore(store).require(llm.source), llm.model, llamacpp_options(llm))
+    path = ModelStore(store).require(engine.source)
+    return LlamaCppEngine(path, engine.model, llamacpp_options(engine))
 
 
-def llamacpp_options(llm: LLMSettings) -> LlamaCppOptions:
+def llamacpp_options(engine: EngineSettings | LLMSettings) -> LlamaCppOptions:
     """What the settings say, in llama.cpp's terms."""
     from mesh.llm.llamacpp import LlamaCppOptions
 
-    threads = llm.threads or default_threads()
+    threads = engine.threads or default_threads()
     return LlamaCppOptions(
         threads=threads,
         batch_threads=threads,
-        slots=llm.slots,
-        context_tokens=llm.context_tokens,
-        queue_limit=llm.queue_limit,
+        slots=engine.slots,
+        context_tokens=engine.context_tokens,
+        queue_limit=engine.queue_limit,
     )
 
 

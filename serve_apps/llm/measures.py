@@ -17,7 +17,6 @@ from mesh.core.metrics import (
     GENAI_SERVER_SECONDS,
     LLM_REQUESTS,
     LLM_SLOTS,
-    QUEUE_DEPTH,
     TOKENS,
     TOKENS_PER_SECOND,
     TTFT_SECONDS,
@@ -40,7 +39,6 @@ class Measures:
         figures = self._engine.statistics()
         LLM_SLOTS.labels(self._model, "total").set(figures["slots"])
         LLM_SLOTS.labels(self._model, "busy").set(figures["active"])
-        QUEUE_DEPTH.labels("llm").set(figures["queued"])
 
     @contextmanager
     def request(self, operation: Operation) -> Iterator[Request]:

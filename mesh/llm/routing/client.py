@@ -65,11 +65,13 @@ class RoutedClient:
         options: RoutingOptions | None = None,
         breakers: SharedBreakers | None = None,
         note: Note | None = None,
+        noting: Callable[[], bool] = lambda: True,
         clock: Clock | None = None,
         rng: random.Random | None = None,
     ) -> None:
         """``default``: the route of requests that name none. ``breakers``: one for each target and
-        ``EMBEDDER``; ``note``: told of each call at its end."""
+        ``EMBEDDER``; ``note``: told of each call at its end, where ``noting`` says that it is
+        kept."""
         self._options = options or RoutingOptions()
         self._clock = clock or SystemClock()
         self._rng = rng or random.Random()  # noqa: S311 - jitter
@@ -93,6 +95,7 @@ class RoutedClient:
         self._default = default
         self._embed = embed
         self._note = note
+        self._noting = noting
         self._opening = Opening(self._breakers, self._options, self._clock, self._rng)
         self._resumed = dict.fromkeys(("prefix", "replay", "refused"), 0)
 
@@ -184,7 +187,7 @@ class RoutedClient:
             failure = error
             raise
         finally:
-            if self._note is not None:
+            if self._note is not None and self._noting():
                 choice = (answer.get("choices") or [{}])[0]
                 said = answer | {"finish_reason": choice.get("finish_reason")}
                 self._note(record(request, self._clock, started, said, failure))
@@ -295,7 +298,7 @@ class RoutedClient:
         finally:
             if attempt is not None:
                 await attempt.aclose()
-            if self._note is not None:
+            if self._note is not None and self._noting():
                 self._note(record(request, self._clock, started, journal.summary(), failure))
 
     def _plan(
