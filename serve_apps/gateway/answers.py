@@ -39,6 +39,7 @@ _OPENAI_CODES = {
     "unknown_model": "model_not_found",
     "unauthenticated": "invalid_api_key",
     "rate_limited": "rate_limit_exceeded",
+    "budget_exceeded": "insufficient_quota",
 }
 
 
@@ -91,8 +92,10 @@ def error_headers(error: MailyError) -> dict[str, str]:
     headers: dict[str, str] = {}
     if error.retry_after_s is not None:
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
-    elif error.status in (429, 503):
+    elif error.status in (429, 503) and error.retryable:
         headers["retry-after"] = "1"
+    elif error.status == 429:
+        headers["x-should-retry"] = "false"  # OpenAI's clients repeat a 429 unless they are told
     if error.status == 401:
         headers["www-authenticate"] = 'Bearer realm="maily"'
     return headers

@@ -17,6 +17,7 @@ from serve_apps.gateway.context import context_of
 from serve_apps.gateway.deps import Gateway
 from serve_apps.gateway.edge import Edge
 from serve_apps.gateway.openapi import build_document
+from serve_apps.gateway.routers.budgets import budgets_router
 from serve_apps.gateway.routers.keys import keys_router
 from serve_apps.gateway.routers.mesh import mesh_router
 from serve_apps.gateway.routers.meta import meta_router
@@ -57,6 +58,7 @@ def create_app(gateway: Gateway, authenticator: Authenticator | None = None) -> 
     app.include_router(trace_router(gateway))
     app.include_router(streams_router(gateway))
     app.include_router(keys_router(gateway))
+    app.include_router(budgets_router(gateway))
     app.include_router(oauth_router(gateway))
     app.include_router(meta_router(gateway, document_bytes))
     for kind, handler in _HANDLERS.items():

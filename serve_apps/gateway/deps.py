@@ -13,6 +13,7 @@ from collections.abc import (
     Sequence,
 )
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -20,10 +21,12 @@ from mesh.contracts.mesh import AgentInfo, Snapshot
 from mesh.contracts.tasks import TaskKind, TaskState
 from mesh.core.clock import Clock
 from mesh.core.settings import Settings
+from mesh.llm.budgets.limits import Budget, Counter
 from mesh.llm.engine import Wire
 from mesh.security.keys import KeyInfo, NewKey
 from mesh.security.principal import Principal
 from mesh.security.tokens import ServiceToken
+from mesh.storage.budgets import UsageRow
 from mesh.storage.idempotency import Stored
 from mesh.storage.task_rows import AttemptRow, NewTask, StepRow, TaskRow
 from mesh.streams.frames import Frames
@@ -211,6 +214,33 @@ class Limiter(Protocol):
     async def hit(self, key: str) -> Decision: ...
 
 
+class BudgetAdmin(Protocol):
+    """Budgets of one workspace at a time, and the ledger of usage."""
+
+    async def list(self, workspace_id: UUID) -> builtins.list[Budget]: ...
+
+    async def put(self, workspace_id: UUID, budget: Budget) -> None: ...
+
+    async def delete(self, workspace_id: UUID, budget_id: str) -> bool: ...
+
+    async def spent(self, workspace_id: UUID, counter: Counter, window: int) -> int: ...
+
+    async def usage(
+        self,
+        workspace_id: UUID,
+        since: date,
+        until: date,
+        *,
+        key_id: str | None = None,
+        model: str | None = None,
+        limit: int = 10_000,
+    ) -> builtins.list[UsageRow]: ...
+
+    async def announce(self, workspace_id: UUID) -> None:
+        """Tell every process that they were changed. Raises Unavailable."""
+        ...
+
+
 class Sealer(Protocol):
     """Encrypts what the idempotency table keeps of answers. ``context`` binds it to its row."""
 
@@ -253,4 +283,5 @@ class Gateway:
     frames: Frames = field(default_factory=Frames)
     live: LiveStreams = field(default_factory=LiveStreams)
     """The streams that are being read through this process."""
+    budgets: BudgetAdmin | None = None
     version: str = "0"

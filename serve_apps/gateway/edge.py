@@ -26,12 +26,20 @@ from mesh.core.errors import (
 )
 from mesh.core.logging import get_logger
 from mesh.core.tracing import current_traceparent, span
+from mesh.llm.call import Call, calling
 from serve_apps.gateway.answers import JSON, dumps, error_body, error_headers
 from serve_apps.gateway.auth import Authenticator
 from serve_apps.gateway.body import Replay, check_media, discard, read_body
 from serve_apps.gateway.context import SCOPE_KEY, RequestContext
 from serve_apps.gateway.deps import Gateway
-from serve_apps.gateway.headers import SECURITY, Cors, idempotency_key, read_headers, timeout_of
+from serve_apps.gateway.headers import (
+    SECURITY,
+    Cors,
+    idempotency_key,
+    priority_of,
+    read_headers,
+    timeout_of,
+)
 from serve_apps.gateway.logins import client_address
 from serve_apps.gateway.policy import Rule, allowed_methods, flavour_of, rule_for, template_of
 from serve_apps.gateway.ws.entrance import Entrance
@@ -189,7 +197,13 @@ class Edge:
             receive = Replay(context.body, receive)
         if method == "HEAD":
             scope = {**scope, "method": "GET"}
-        await self.api(scope, receive, send)
+        principal = context.principal
+        if principal is None:
+            await self.api(scope, receive, send)
+            return
+        call = Call(principal.workspace_id, principal.key_id, priority=priority_of(headers))
+        with calling(call):  # whoever calls a model within it does so for this key
+            await self.api(scope, receive, send)
 
     async def _enter(self, rule: Rule, context: RequestContext) -> None:
         """Credential, scope and rate limit."""

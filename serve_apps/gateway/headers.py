@@ -22,12 +22,14 @@ _SINGLE = frozenset(
         b"last-event-id",
         b"origin",
         b"traceparent",
+        b"x-priority",
         b"x-request-timeout-seconds",
     }
 )
 """Two of one of these and two readers may see different requests."""
 
 _IDEMPOTENCY_KEY = re.compile(rb"^[\x21-\x7e]{1,255}\Z")
+_PRIORITY = re.compile(rb"^-?[0-9]{1,2}\Z")
 _SECONDS = re.compile(rb"^[0-9]{1,9}(\.[0-9]{1,6})?\Z")
 
 SECURITY: tuple[tuple[bytes, bytes], ...] = (
@@ -92,6 +94,16 @@ def timeout_of(headers: dict[bytes, bytes], most_s: float) -> float:
     return min(max(wanted - 0.25, wanted * 0.8), most_s)
 
 
+def priority_of(headers: dict[bytes, bytes]) -> int:
+    """``x-priority``: -10 to 10, 0 where it isn't sent; higher goes first within a workspace."""
+    value = headers.get(b"x-priority")
+    if value is None:
+        return 0
+    if not _PRIORITY.match(value) or not -10 <= int(value) <= 10:
+        raise invalid_field("header.X-Priority", "must be a whole number from -10 to 10")
+    return int(value)
+
+
 class Cors:
     """Cross-origin answers for the origins that the settings name; ``*`` names every one."""
 
@@ -127,7 +139,7 @@ class Cors:
                 (
                     b"access-control-allow-headers",
                     b"authorization, content-type, idempotency-key, last-event-id, traceparent, "
-                    b"x-request-timeout-seconds",
+                    b"x-priority, x-request-timeout-seconds",
                 ),
                 (b"access-control-max-age", b"600"),
             ]

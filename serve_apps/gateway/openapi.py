@@ -10,17 +10,21 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from mesh.contracts.budgets import BudgetRequest
 from mesh.contracts.llm import ChatRequest, CompletionRequest, EmbeddingRequest
+from mesh.contracts.streams import RoomMessage
 from mesh.contracts.tasks import TaskRequest
 from serve_apps.gateway.policy import RULES
 from serve_apps.gateway.schemas import KeyRequest, TokenForm
 
 BODIES: tuple[type[BaseModel], ...] = (
+    BudgetRequest,
     ChatRequest,
     CompletionRequest,
     EmbeddingRequest,
     KeyRequest,
     TaskRequest,
+    RoomMessage,
     TokenForm,
 )
 _TEMPLATE = "#/components/schemas/{model}"

@@ -18,12 +18,14 @@ from mesh.core import metrics
 from mesh.core.errors import MailyError, Unavailable
 from mesh.core.logging import get_logger
 from mesh.core.settings import Settings
+from mesh.llm.budgets.valkey import ValkeyCounters
 from mesh.resilience.ratelimit import RateLimiter
 from mesh.security.assertion import AssertionVerifier, Remember
 from mesh.security.keys import KeyService
 from mesh.security.tokens import SIGNING, TokenService
 from serve_apps.gateway.app import create_app
 from serve_apps.gateway.auth import Authenticator
+from serve_apps.gateway.budget_admin import Budgets
 from serve_apps.gateway.deps import Gateway, Probe
 from serve_apps.gateway.edge import Edge
 from serve_apps.gateway.key_admin import REVOKED_CHANNEL, LinkedTokens, Publish, WorkspaceKeys
@@ -98,6 +100,7 @@ class OpenGateway:
             logins=_failed_logins(settings, context),
             agents=AGENTS,
             probes=_probes(context, models, dispatcher),
+            budgets=Budgets(context.db, ValkeyCounters(context.redis)),
             version=_version(),
         )
         authenticator = Authenticator(

@@ -68,6 +68,12 @@ RULES: dict[str, dict[str, Rule]] = {
     "/v1/mesh/agents": {"GET": Rule(scope=scopes.AGENTS_READ, workspace=False)},
     "/v1/keys": {"GET": Rule(scope=scopes.KEYS_ADMIN), "POST": _post(scopes.KEYS_ADMIN)},
     "/v1/keys/{key_id}": {"DELETE": Rule(scope=scopes.KEYS_ADMIN)},
+    "/v1/budgets": {
+        "GET": Rule(scope=scopes.BUDGETS_ADMIN),
+        "PUT": _post(scopes.BUDGETS_ADMIN, idempotent=False),
+    },
+    "/v1/budgets/{budget_id}": {"DELETE": Rule(scope=scopes.BUDGETS_ADMIN)},
+    "/v1/usage": {"GET": Rule(scope=scopes.MODELS_READ)},
 }
 
 SOCKETS: dict[str, Rule] = {"/v1/mesh/ws": Rule(scope=scopes.STREAMS_READ)}

@@ -16,12 +16,20 @@ from starlette.responses import Response
 
 from mesh.contracts.llm import ChatRequest, CompletionRequest, EmbeddingRequest
 from mesh.core.errors import DeadlineExceeded, EngineError, UnknownModel
+from mesh.llm.embeddings import Vectors
 from mesh.llm.engine import Wire
 from serve_apps.gateway.answers import Json, invalid_field
 from serve_apps.gateway.body import parse_body
 from serve_apps.gateway.context import RequestContext, context_of
 from serve_apps.gateway.deps import Gateway, ModelCard
-from serve_apps.gateway.documented import IDEMPOTENCY_KEY, TIMEOUT, good, openai_problems, reads
+from serve_apps.gateway.documented import (
+    IDEMPOTENCY_KEY,
+    PRIORITY,
+    TIMEOUT,
+    good,
+    openai_problems,
+    reads,
+)
 from serve_apps.gateway.edge import Held
 from serve_apps.gateway.failures import failure_frame
 from serve_apps.gateway.idempotency import once
@@ -121,7 +129,7 @@ def openai_router(gateway: Gateway) -> APIRouter:
         responses=good(ChatCompletion, "The answer, or a stream of its chunks", stream=True)
         | openai_problems(404, 409, answers=True),
         response_class=Json,
-        openapi_extra=reads(ChatRequest, IDEMPOTENCY_KEY, TIMEOUT),
+        openapi_extra=reads(ChatRequest, IDEMPOTENCY_KEY, TIMEOUT, PRIORITY),
     )
     async def chat(request: Request) -> Response:
         context = context_of(request)
@@ -142,7 +150,7 @@ def openai_router(gateway: Gateway) -> APIRouter:
         responses=good(Completion, "The answer, or a stream of its chunks", stream=True)
         | openai_problems(404, 409, answers=True),
         response_class=Json,
-        openapi_extra=reads(CompletionRequest, IDEMPOTENCY_KEY, TIMEOUT),
+        openapi_extra=reads(CompletionRequest, IDEMPOTENCY_KEY, TIMEOUT, PRIORITY),
     )
     async def completions(request: Request) -> Response:
         context = context_of(request)
@@ -163,7 +171,7 @@ def openai_router(gateway: Gateway) -> APIRouter:
         responses=good(EmbeddingList, "A vector for each text")
         | openai_problems(404, 409, answers=True),
         response_class=Json,
-        openapi_extra=reads(EmbeddingRequest, IDEMPOTENCY_KEY, TIMEOUT),
+        openapi_extra=reads(EmbeddingRequest, IDEMPOTENCY_KEY, TIMEOUT, PRIORITY),
     )
     async def embeddings(request: Request) -> Response:
         context = context_of(request)
@@ -177,6 +185,8 @@ def openai_router(gateway: Gateway) -> APIRouter:
             vectors = await until_left(
                 request.receive, models.embed(body.texts, timeout_s=left), left
             )
+            # An engine that does not count them: a guess would be no figure.
+            read = vectors.prompt_tokens if isinstance(vectors, Vectors) else 0
             encode = _base64 if body.encoding_format == "base64" else _plain
             return Json(
                 {
@@ -186,8 +196,7 @@ def openai_router(gateway: Gateway) -> APIRouter:
                         for i, vector in enumerate(vectors)
                     ],
                     "model": body.model,
-                    # Embedding engines do not count tokens; a guess would be no figure.
-                    "usage": {"prompt_tokens": 0, "total_tokens": 0},
+                    "usage": {"prompt_tokens": read, "total_tokens": read},
                 }
             )
 
