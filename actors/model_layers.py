@@ -1,7 +1,7 @@
 """The layers over the router that every process of ours calls its models through.
 
-From outside in: metering (budgets, the ledger of usage) → caching (only where a route is opted
-in) → routing.
+From outside in: tracing (one span a call) → metering (budgets, the ledger of usage) → caching
+(only where a route is opted in) → routing.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from mesh.llm.budgets.meter import Meter
 from mesh.llm.budgets.valkey import ValkeyCounters
 from mesh.llm.budgets.watch import hear_changes
 from mesh.llm.client import ModelClient
+from mesh.llm.traced import TracedClient
 from mesh.storage.budgets import BudgetRepository
 
 
@@ -27,7 +28,7 @@ def with_layers(context: ProcessContext, router: ModelClient) -> ModelClient:
     meter = Meter(BudgetRepository(context.db), ValkeyCounters(context.redis), context.clock)
     _beside(context, meter.run(), "budgets")
     _beside(context, hear_changes(context.redis, meter, context.clock), "budgets-changed")
-    return MeteredClient(
+    metered = MeteredClient(
         router,
         meter,
         context.clock,
@@ -36,6 +37,7 @@ def with_layers(context: ProcessContext, router: ModelClient) -> ModelClient:
         context_tokens=context_tokens(llm),
         bytes_per_token=llm.bytes_per_token,
     )
+    return TracedClient(metered)
 
 
 def context_tokens(llm: LLMSettings) -> dict[str, int]:
