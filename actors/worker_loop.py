@@ -253,7 +253,7 @@ class WorkerLoop:
     async def _claim(self, room: Room, offers: dict[UUID, dict[str, Any]]) -> list[TaskRow]:
         """What was chosen for us, else whose turn it is."""
         tasks, lease_s = self._parts.tasks, self._options.lease_s
-        take = ClaimFilter(self._options.kinds, room.full)
+        take = ClaimFilter(self._options.kinds, room.full, self._parts.graphs)
         if offers:
             return await tasks.claim_offered(
                 self.owner, lease_s, offers, room.n, take, slack=float(self._options.slots)
