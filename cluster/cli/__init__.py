@@ -9,7 +9,20 @@ from typing import Annotated
 
 import typer
 
-from cluster.cli import console, doctor, down, key, logs, models, status, trace, up, write
+from cluster.cli import (
+    budget,
+    console,
+    doctor,
+    down,
+    job,
+    key,
+    logs,
+    models,
+    status,
+    trace,
+    up,
+    write,
+)
 
 __all__ = ["app", "main"]
 
@@ -56,6 +69,8 @@ app.command("trace")(trace.trace)
 app.command("logs")(logs.logs)
 app.add_typer(models.app, name="models")
 app.add_typer(key.app, name="key")
+app.add_typer(budget.app, name="budget")
+app.add_typer(job.app, name="job")
 
 
 def main() -> None:

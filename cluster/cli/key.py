@@ -122,7 +122,7 @@ async def _rotate(settings: Settings, overlap_s: float | None) -> tuple[str, boo
 
     secret = settings.security.secret
     assert secret is not None  # load_resolved fills it in
-    async with _database(settings) as database:
+    async with open_database(settings) as database:
         tokens = TokenService(
             database, settings.security, secret.get_secret_value().encode(), SystemClock()
         )
@@ -158,12 +158,12 @@ async def _keys(settings: Settings) -> AsyncIterator[KeyService]:
     from mesh.core.clock import SystemClock
     from mesh.security.keys import KeyService
 
-    async with _database(settings) as database:
+    async with open_database(settings) as database:
         yield KeyService(database, SystemClock())
 
 
 @asynccontextmanager
-async def _database(settings: Settings) -> AsyncIterator[Database]:
+async def open_database(settings: Settings) -> AsyncIterator[Database]:
     """Failure when the database can't be reached."""
     import asyncpg
 

@@ -26,6 +26,7 @@ from mesh.agents.json_text import JsonText
 from mesh.contracts.events import EventType
 from mesh.core import metrics
 from mesh.core.errors import (
+    BudgetExceeded,
     DeadlineExceeded,
     EngineError,
     Fenced,
@@ -189,8 +190,8 @@ class Writer:
             except MailyError as error:
                 failure = error.code
                 rejected.append({"text": "", "problems": [error.code], "try": n})
-                if isinstance(error, InvalidInput):
-                    break
+                if isinstance(error, InvalidInput | BudgetExceeded):
+                    break  # asking again changes nothing
                 await self.shown.void(error.code, n)
                 continue
             mended, repairs = mend(answer.text, self.facts, limits)

@@ -23,6 +23,7 @@ from mesh.resilience.ratelimit import RateLimiter
 from mesh.security.assertion import AssertionVerifier, Remember
 from mesh.security.keys import KeyService
 from mesh.security.tokens import SIGNING, TokenService
+from mesh.storage.budgets import BudgetRepository
 from serve_apps.gateway.app import create_app
 from serve_apps.gateway.auth import Authenticator
 from serve_apps.gateway.budget_admin import Budgets
@@ -164,6 +165,8 @@ class OpenGateway:
             await self.context.clock.sleep(SWEEP_S)
             with contextlib.suppress(MailyError):
                 await self.context.idempotency.sweep(KEPT_S)
+            with contextlib.suppress(MailyError):
+                await BudgetRepository(self.context.db).sweep()
             with contextlib.suppress(MailyError):
                 if days := self.context.settings.security.rotate_signing_days:
                     await self.tokens.rotate_if_older(days * 86_400)

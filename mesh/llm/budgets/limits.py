@@ -107,6 +107,13 @@ def counters_of(
     return tuple(found.values())
 
 
+def own_counter(budget: Budget) -> Counter | None:
+    """The one counter of a budget; None: every key (or task) has one by itself."""
+    if budget.scope == "task" or (budget.scope == "key" and not budget.key_id):
+        return None
+    return counters_of((budget,), budget.key_id or None, None)[0]
+
+
 def window_of(period: Period, now: float) -> int:
     """Number of the period that ``now`` (Unix seconds) lies in; it only grows."""
     if period == "minute":

@@ -34,9 +34,9 @@ local mark = redis.call('GET', KEYS[1])
 local out = {}
 for index = 2, #KEYS do
   local key, at = KEYS[index], 4 + (index - 2) * 10
-  local limit, window, ttl, sequence = number(at + 1), number(at + 2), number(at + 3), number(at + 4)
-  local known, used, floor, need = ARGV[at + 5] == '1', number(at + 6), number(at + 7), number(at + 8)
-  local spare, seed = number(at + 9), number(at + 10)
+  local limit, window, ttl = number(at + 1), number(at + 2), number(at + 3)
+  local sequence, known, used = number(at + 4), ARGV[at + 5] == '1', number(at + 6)
+  local floor, need, spare, seed = number(at + 7), number(at + 8), number(at + 9), number(at + 10)
   local flat = redis.call('HGETALL', key)
   local stored, spent, others, mine, gone, died = nil, 0, 0, nil, {}, false
   for i = 1, #flat, 2 do

@@ -21,7 +21,7 @@ from mesh.contracts.budgets import (
 )
 from mesh.core.errors import NotFound, Unavailable
 from mesh.core.logging import get_logger
-from mesh.llm.budgets.limits import Budget, Counter, counters_of, ends_at, window_of
+from mesh.llm.budgets.limits import Budget, ends_at, own_counter, window_of
 from serve_apps.gateway.answers import Json, invalid_field
 from serve_apps.gateway.body import parse_body
 from serve_apps.gateway.context import context_of
@@ -57,7 +57,7 @@ def budgets_router(gateway: Gateway) -> APIRouter:
         now = gateway.clock.now()
         window = window_of(budget.period, now)
         end = ends_at(budget.period, window)
-        counter = _own_counter(budget)
+        counter = own_counter(budget)
         return BudgetView(
             id=budget.id,
             scope=budget.scope,
@@ -161,13 +161,6 @@ def budgets_router(gateway: Gateway) -> APIRouter:
         return Json(page.model_dump(mode="json"))
 
     return router
-
-
-def _own_counter(budget: Budget) -> Counter | None:
-    """The one counter of the budget; None: every key (or task) has one."""
-    if budget.scope == "task" or (budget.scope == "key" and not budget.key_id):
-        return None
-    return counters_of((budget,), budget.key_id or None, None)[0]
 
 
 async def _announce(admin: BudgetAdmin, workspace_id: UUID) -> None:
