@@ -85,3 +85,22 @@ Command = Annotated[
     Auth | Subscribe | Unsubscribe | Resume | Publish | Ping | Pong, Field(discriminator="type")
 ]
 COMMAND: TypeAdapter[Command] = TypeAdapter(Command)
+
+
+class RoomMessage(Contract):
+    """What is said in a room."""
+
+    data: dict[str, Any]
+    key: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=128,
+        description="Of the message: sent again with the same key, it is published once",
+    )
+
+
+class Published(Contract):
+    """Where a message is in its room."""
+
+    topic: str
+    cursor: str

@@ -46,6 +46,8 @@ class Authenticator:
         self._logins = logins
         self._known: OrderedDict[bytes, tuple[Principal, float]] = OrderedDict()
         self._verifying: dict[bytes, asyncio.Task[Principal]] = {}
+        self.on_forget: list[Callable[[str | None], None]] = []
+        """Told of each ``forget``: streams that last ask again whether they still may."""
         self.hits = 0
         self.misses = 0
 
@@ -131,9 +133,11 @@ class Authenticator:
         """What this key (None: every key) was allowed is asked anew."""
         if key_id is None:
             self._known.clear()
-            return
-        for digest in [d for d, (p, _) in self._known.items() if p.key_id == key_id]:
-            del self._known[digest]
+        else:
+            for digest in [d for d, (p, _) in self._known.items() if p.key_id == key_id]:
+                del self._known[digest]
+        for listener in self.on_forget:
+            listener(key_id)
 
     def statistics(self) -> dict[str, int | float]:
         return {"known": len(self._known), "hits": self.hits, "misses": self.misses}

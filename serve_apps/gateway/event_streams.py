@@ -15,13 +15,12 @@ from mesh.contracts.events import Cursor, Event
 from mesh.core.errors import InvalidInput, Unauthenticated, Unavailable
 from mesh.core.metrics import STREAM_DELIVERED
 from mesh.streams.filters import Filter
-from mesh.streams.mux import Mux
-from mesh.streams.reader import Bell
+from mesh.streams.mux import Delivery
 from mesh.streams.resume import Composite
 from serve_apps.gateway.context import RequestContext
 from serve_apps.gateway.deps import Gateway
 from serve_apps.gateway.sse import HEARTBEAT, RETRY
-from serve_apps.gateway.streaming import DRAINING, deliveries
+from serve_apps.gateway.streaming import DRAINING, deliveries, subscribed
 from serve_apps.gateway.task_events import remembered
 from serve_apps.gateway.topics import Topic, Topics, is_over, start_of
 
@@ -34,8 +33,8 @@ class Start:
 
     topics: tuple[Topic, ...]
     places: tuple[Cursor, ...]
-    over: bool
-    """The reader has seen the end of every topic."""
+    over: tuple[bool, ...]
+    """Of which topics the reader has seen the end."""
 
 
 async def open_topics(
@@ -54,56 +53,70 @@ async def open_topics(
     else:
         places = [await start_of(gateway.streams, topic, None) for topic in opened]
     over = [await is_over(gateway.streams, t, p) for t, p in zip(opened, places, strict=True)]
-    return Start(tuple(opened), tuple(places), all(over))
+    return Start(tuple(opened), tuple(places), tuple(over))
+
+
+class _Frames:
+    """Writes events with the place in every topic as their id."""
+
+    def __init__(self, gateway: Gateway, start: Start) -> None:
+        self._gateway = gateway
+        self._index = {topic.name: number for number, topic in enumerate(start.topics)}
+        self._heads = [b'{"topic":%s,' % orjson.dumps(name) for name in self._index]
+        self._composite = Composite(list(self._index))
+        self._places = list(start.places)
+
+    def id(self) -> bytes:
+        return self._composite.write(self._places).encode()
+
+    def number(self, delivery: Delivery) -> int:
+        return self._index[delivery.subscription.topic]
+
+    def frames(self, delivery: Delivery) -> bytes:
+        number = self.number(delivery)
+        head = self._heads[number]
+        frames: list[bytes] = []
+        if delivery.gap is not None:
+            body = orjson.dumps({"after": str(delivery.gap)})
+            frames.append(b"event: gap\ndata: %s%s\n\n" % (head, body[1:]))
+        for event, run in zip(delivery.events, delivery.runs, strict=True):
+            self._places[number] = event.cursor
+            wire = self._gateway.frames.wire(event, run)
+            frames.append(
+                b"id: %s\nevent: %s\ndata: %s%s\n\n"
+                % (self.id(), event.type.value.encode(), head, wire[1:].encode())
+            )
+        return b"".join(frames)
 
 
 async def topic_frames(
     gateway: Gateway, context: RequestContext, start: Start, chosen: Filter
 ) -> AsyncIterator[bytes]:
     """Frames until every topic has ended (those of rooms and workspaces never do)."""
-    bell = Bell()
-    mux = Mux(gateway.streams, bell.ring)
-    names = [topic.name for topic in start.topics]
-    composite = Composite(names)
-    places = list(start.places)
-    index = {topic.name: number for number, topic in enumerate(start.topics)}
-    for topic, place in zip(start.topics, places, strict=True):
-        if not await is_over(gateway.streams, topic, place):
-            mux.add(topic.name, topic.name, topic.stream, place, chosen)
-    # A first id, so that a reader who is cut before anything happened resumes from here.
-    yield RETRY + b"id: %s\nevent: stream.open\ndata: {}\n\n" % composite.write(places).encode()
+    writer = _Frames(gateway, start)
     heartbeat_s = gateway.settings.gateway.sse_heartbeat_s
-    async for delivery in deliveries(gateway, mux, bell, heartbeat_s):
-        if delivery is None:
-            await _still_allowed(gateway, context)
-            yield HEARTBEAT
-            continue
-        number = index[delivery.subscription.topic]
-        if delivery.missing:
-            event = await _look_up(gateway, context, start.topics[number], places[number])
-            if event is None:
-                continue
-            mux.remove(delivery.subscription.id)
-            delivery.events, delivery.runs = [event], [1]
-        head = b'{"topic":%s,' % orjson.dumps(names[number])
-        frames: list[bytes] = []
-        if delivery.gap is not None:
-            body = orjson.dumps({"after": str(delivery.gap)})
-            frames.append(b"event: gap\ndata: %s%s\n\n" % (head, body[1:]))
-        for event, run in zip(delivery.events, delivery.runs, strict=True):
-            places[number] = event.cursor
-            frames.append(
-                b"id: %s\nevent: %s\ndata: %s%s\n\n"
-                % (
-                    composite.write(places).encode(),
-                    event.type.value.encode(),
-                    head,
-                    gateway.frames.wire(event, run)[1:].encode(),
-                )
-            )
-        _delivered.inc(len(delivery.events))
-        if frames:
-            yield b"".join(frames)
+    async with subscribed(gateway, merging=True) as (mux, bell):
+        for topic, place, over in zip(start.topics, start.places, start.over, strict=True):
+            if not over:
+                mux.add(topic.name, topic.name, topic.stream, place, chosen)
+        # A first id, so that a reader who is cut before anything happened resumes from here.
+        yield RETRY + b"id: %s\nevent: stream.open\ndata: {}\n\n" % writer.id()
+        async with deliveries(gateway, mux, bell, heartbeat_s) as found:
+            async for delivery in found:
+                if delivery is None:
+                    await _still_allowed(gateway, context)
+                    yield HEARTBEAT
+                    continue
+                if delivery.missing:
+                    topic = start.topics[writer.number(delivery)]
+                    event = await _look_up(gateway, context, topic, delivery.subscription.cursor)
+                    if event is None:
+                        continue
+                    mux.remove(delivery.subscription.id)
+                    delivery.events, delivery.runs = [event], [1]
+                _delivered.inc(len(delivery.events))
+                if frames := writer.frames(delivery):
+                    yield frames
     if gateway.live.draining:
         yield DRAINING
 

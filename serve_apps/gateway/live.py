@@ -33,6 +33,10 @@ class Socket(Protocol):
         """Say goodbye: this process goes away."""
         ...
 
+    def recheck(self, key_id: str | None) -> None:
+        """What this key (None: any) was allowed may have changed."""
+        ...
+
     def present(self, stream: str, count: int) -> None:
         """So many subscribe to this room in all."""
         ...
@@ -49,6 +53,8 @@ class LiveStreams:
         """What the members of a room were told last."""
         self._fresh: dict[str, set[Socket]] = {}
         """Members who were told nothing yet."""
+        self._changed = False
+        """Whether somebody left since the last count."""
         self._ticker: asyncio.Task[None] | None = None
         self._presence: Presence | None = None
         self.draining = False
@@ -67,7 +73,7 @@ class LiveStreams:
         self._sockets.discard(socket)
         STREAM_SOCKETS.set(len(self._sockets))
         for members in self._rooms.values():
-            members.pop(socket, None)
+            self._changed = members.pop(socket, 0) > 0 or self._changed
 
     def enter_room(self, stream: str, socket: Socket) -> None:
         members = self._rooms.setdefault(stream, {})
@@ -80,7 +86,11 @@ class LiveStreams:
         if left > 0:
             members[socket] = left
         else:
-            members.pop(socket, None)
+            self._changed = members.pop(socket, 0) > 0 or self._changed
+
+    def recheck(self, key_id: str | None) -> None:
+        for socket in self._sockets:
+            socket.recheck(key_id)
 
     def watch(self, stop: Callable[[], None]) -> None:
         """``stop`` is called once, when this process is to go: end the stream, it is resumed
@@ -132,7 +142,7 @@ class LiveStreams:
                     socket.tick(now)
                 except Exception:  # one socket's trouble is not the others'
                     _log.exception("socket tick failed")
-            if now - counted >= PRESENCE_EVERY_S or self._fresh:
+            if now - counted >= PRESENCE_EVERY_S or self._fresh or self._changed:
                 counted = now
                 await self._count()
 
@@ -141,6 +151,7 @@ class LiveStreams:
         if self._presence is None or not self._rooms:
             return
         fresh, self._fresh = self._fresh, {}
+        self._changed = False
         ours = {stream: sum(members.values()) for stream, members in self._rooms.items()}
         try:
             async with asyncio.timeout(PRESENCE_EVERY_S):

@@ -10,6 +10,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from mesh.contracts.approvals import ApprovalRequest
 from mesh.contracts.budgets import BudgetRequest
 from mesh.contracts.llm import ChatRequest, CompletionRequest, EmbeddingRequest
 from mesh.contracts.streams import RoomMessage
@@ -18,6 +19,7 @@ from serve_apps.gateway.policy import RULES
 from serve_apps.gateway.schemas import KeyRequest, TokenForm
 
 BODIES: tuple[type[BaseModel], ...] = (
+    ApprovalRequest,
     BudgetRequest,
     ChatRequest,
     CompletionRequest,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 
 from mesh.streams.mux import Delivery, Mux
 from mesh.streams.reader import Bell
@@ -13,9 +14,20 @@ DRAINING = b": this replica goes away\nretry: 250\n\n"
 """The last words of a stream that another replica goes on with."""
 
 
-async def deliveries(
+@asynccontextmanager
+async def subscribed(gateway: Gateway, *, merging: bool) -> AsyncIterator[tuple[Mux, Bell]]:
+    """A mux for one answer, left however the answer ends."""
+    bell = Bell()
+    mux = Mux(gateway.streams, bell.ring, merging=merging)
+    try:
+        yield mux, bell
+    finally:
+        mux.close()
+
+
+async def _deliveries(
     gateway: Gateway, mux: Mux, bell: Bell, heartbeat_s: float
-) -> AsyncIterator[Delivery | None]:
+) -> AsyncGenerator[Delivery | None, None]:
     """What the mux has, as it comes; None is a heartbeat. Ends when nothing is subscribed to any
     more, or when this process is to go."""
     stopped = False
@@ -40,4 +52,10 @@ async def deliveries(
                 due = time.monotonic() + heartbeat_s
     finally:
         gateway.live.unwatch(stop)
-        mux.close()
+
+
+def deliveries(
+    gateway: Gateway, mux: Mux, bell: Bell, heartbeat_s: float
+) -> AbstractAsyncContextManager[AsyncGenerator[Delivery | None, None]]:
+    """``async with`` it: then it is left at once when its reader is."""
+    return aclosing(_deliveries(gateway, mux, bell, heartbeat_s))

@@ -12,11 +12,9 @@ from mesh.core.errors import MailyError, Unavailable
 from mesh.core.logging import get_logger
 from mesh.core.metrics import STREAM_DELIVERED
 from mesh.storage.task_rows import TaskRow
-from mesh.streams.mux import Mux
-from mesh.streams.reader import Bell
 from serve_apps.gateway.deps import Gateway
 from serve_apps.gateway.sse import HEARTBEAT, RETRY
-from serve_apps.gateway.streaming import DRAINING, deliveries
+from serve_apps.gateway.streaming import DRAINING, deliveries, subscribed
 
 OWED_AFTER = 2
 """Heartbeats after which a terminal event that is missing is appended by the reader's side."""
@@ -45,25 +43,26 @@ async def task_frames(
     often it was cut. What has gathered goes out in one piece.
     """
     stream = str(task_id)
-    bell = Bell()
-    mux = Mux(gateway.streams, bell.ring, merging=False)
-    mux.add(stream, stream, stream, after)
+    heartbeat_s = gateway.settings.gateway.sse_heartbeat_s
     quiet = 0
-    yield RETRY
-    async for delivery in deliveries(gateway, mux, bell, gateway.settings.gateway.sse_heartbeat_s):
-        if delivery is None:
-            yield HEARTBEAT
-            quiet = await _heal(gateway, task_id, workspace_id, quiet)
-        elif delivery.missing:
-            row = await _row(gateway, task_id, workspace_id)
-            if row is not None and row.state.ended:
-                # Expired: told from the row, to this reader alone.
-                yield gateway.frames.sse(remembered(row, delivery.subscription.cursor))
-                return
-        else:
-            quiet = 0
-            _delivered.inc(len(delivery.events))
-            yield b"".join(map(gateway.frames.sse, delivery.events))
+    async with subscribed(gateway, merging=False) as (mux, bell):
+        mux.add(stream, stream, stream, after)
+        yield RETRY
+        async with deliveries(gateway, mux, bell, heartbeat_s) as found:
+            async for delivery in found:
+                if delivery is None:
+                    yield HEARTBEAT
+                    quiet = await _heal(gateway, task_id, workspace_id, quiet)
+                elif delivery.missing:
+                    row = await _row(gateway, task_id, workspace_id)
+                    if row is not None and row.state.ended:
+                        # Expired: told from the row, to this reader alone.
+                        yield gateway.frames.sse(remembered(row, delivery.subscription.cursor))
+                        return
+                else:
+                    quiet = 0
+                    _delivered.inc(len(delivery.events))
+                    yield b"".join(map(gateway.frames.sse, delivery.events))
     if gateway.live.draining:
         yield DRAINING
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from mesh.contracts.base import Contract
+from mesh.contracts.streams import Published, RoomMessage
 from mesh.streams.filters import Filter
 from serve_apps.gateway.answers import Json
 from serve_apps.gateway.body import parse_body
@@ -50,25 +50,6 @@ class TopicQuery(BaseModel):
     steps: str | None = Field(default=None, max_length=2_000)
 
 
-class RoomMessage(Contract):
-    """What is said in a room."""
-
-    data: dict[str, Any]
-    key: str | None = Field(
-        default=None,
-        min_length=1,
-        max_length=128,
-        description="Of the message: sent again with the same key, it is published once",
-    )
-
-
-class Published(Contract):
-    """Where a message is in its room."""
-
-    topic: str
-    cursor: str
-
-
 def streams_router(gateway: Gateway) -> APIRouter:
     router = APIRouter(prefix="/v1/mesh", tags=["streams"])
     topics = Topics(gateway.tasks)
@@ -86,7 +67,7 @@ def streams_router(gateway: Gateway) -> APIRouter:
         context = context_of(request)
         chosen = Filter.of(_words(query.types), _words(query.steps))
         start = await open_topics(gateway, topics, context, _words(query.topics))
-        if start.over:
+        if all(start.over):
             return Response(status_code=204)
         return EventStream(
             topic_frames(gateway, context, start, chosen),

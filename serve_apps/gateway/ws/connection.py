@@ -152,6 +152,10 @@ class Connection:
     def drain(self) -> None:
         self.close(Close.DRAINING, "This replica goes away: resume at once")
 
+    def recheck(self, key_id: str | None) -> None:
+        if self.principal is not None and key_id in (None, self.principal.key_id):
+            self._spawn(self._check())
+
     def present(self, stream: str, count: int) -> None:
         for id, topic in self.topics.items():
             if topic.stream == stream:

@@ -57,6 +57,7 @@ class Entrance:
     def __init__(self, gateway: Gateway, authenticator: Authenticator) -> None:
         self._gateway = gateway
         self._authenticator = authenticator
+        authenticator.on_forget.append(gateway.live.recheck)
         self._parts = Parts(gateway, authenticator, Topics(gateway.tasks))
         settings = gateway.settings
         self._cors = Cors(settings.gateway.cors_origins)
