@@ -1,7 +1,7 @@
 """The layers over the router that every process of ours calls its models through.
 
-From outside in: tracing (one span a call) → metering (budgets, the ledger of usage) → caching
-(only where a route is opted in) → routing.
+From outside in: metering (budgets, the ledger of usage) → caching (only where a route is opted
+in) → tracing (one span for each call that an engine is asked) → routing.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def with_layers(context: ProcessContext, router: ModelClient) -> ModelClient:
     meter = Meter(BudgetRepository(context.db), ValkeyCounters(context.redis), context.clock)
     _beside(context, meter.run(), "budgets")
     _beside(context, hear_changes(context.redis, meter, context.clock), "budgets-changed")
-    metered = MeteredClient(
-        router,
+    return MeteredClient(
+        TracedClient(router),
         meter,
         context.clock,
         embedding_model=llm.embedding_model,
@@ -37,7 +37,6 @@ def with_layers(context: ProcessContext, router: ModelClient) -> ModelClient:
         context_tokens=context_tokens(llm),
         bytes_per_token=llm.bytes_per_token,
     )
-    return TracedClient(metered)
 
 
 def context_tokens(llm: LLMSettings) -> dict[str, int]:

@@ -1,5 +1,5 @@
-"""The outermost layer of the model stack: one client span per call, of which the engine's own
-spans are children. A trace that nobody samples costs one look."""
+"""A layer of the model stack around its router: one client span per call, of which the engine's
+own spans are children. A trace that nobody samples costs one look."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
+from uuid import UUID
 
 import orjson
 from jsonschema import Draft202012Validator
@@ -31,6 +32,7 @@ from mesh.core.errors import (
     InvalidInput,
     MailyError,
 )
+from mesh.core.genai import tool_span
 from mesh.core.logging import get_logger
 
 log = get_logger("tools")
@@ -64,6 +66,8 @@ class ToolBox:
     allowed: frozenset[str] | None = None
     """None: every tool."""
     options: ToolBoxOptions = ToolBoxOptions()
+    workspaces: Mapping[UUID, frozenset[str]] = field(default_factory=dict)
+    """Narrower lists by workspace."""
     _counts: _Counts = field(default_factory=_Counts)
 
     @classmethod
@@ -84,19 +88,24 @@ class ToolBox:
             return self
         wanted = frozenset(names)
         allowed = wanted if self.allowed is None else wanted & self.allowed
-        return ToolBox(self.tools, allowed, self.options, self._counts)
+        return ToolBox(self.tools, allowed, self.options, self.workspaces, self._counts)
 
-    def names(self) -> tuple[str, ...]:
+    def allows(self, name: str, workspace_id: UUID | None = None) -> bool:
+        """Whether the tool is there and on every list that applies."""
+        lists = (self.allowed, self.workspaces.get(workspace_id) if workspace_id else None)
+        return name in self.tools and all(names is None or name in names for names in lists)
+
+    def names(self, workspace_id: UUID | None = None) -> tuple[str, ...]:
         """What may be called, sorted."""
-        return tuple(sorted(n for n in self.tools if self.allowed is None or n in self.allowed))
+        return tuple(sorted(name for name in self.tools if self.allows(name, workspace_id)))
 
-    def infos(self) -> list[ToolInfo]:
+    def infos(self, workspace_id: UUID | None = None) -> list[ToolInfo]:
         """What may be called, with schemas."""
-        return [info_of(self.tools[name]) for name in self.names()]
+        return [info_of(self.tools[name]) for name in self.names(workspace_id)]
 
-    def find(self, name: str) -> Tool:
+    def find(self, name: str, workspace_id: UUID | None = None) -> Tool:
         """Raises Forbidden for a tool that is not on the list (there or not: it is not said)."""
-        if name not in self.tools or (self.allowed is not None and name not in self.allowed):
+        if not self.allows(name, workspace_id):
             raise Forbidden(f"The tool {name[:MAX_NAME]!r} may not be called here.")
         return self.tools[name]
 
@@ -109,12 +118,13 @@ class ToolBox:
         outcome: Literal["ok", "failed", "refused"] = "ok"
         try:
             tool = self._admitted(name, arguments, caller)
-            content = await within(
-                tool.call(arguments, caller),
-                max(0.0, min(tool.timeout_s, caller.deadline.remaining())),
-                clock,
-                {"tool": name},
-            )
+            with tool_span(name):
+                content = await within(
+                    tool.call(arguments, caller),
+                    max(0.0, min(tool.timeout_s, caller.deadline.remaining())),
+                    clock,
+                    {"tool": name},
+                )
             bounded, truncated = self._bounded(content)
             self._counts.truncated += truncated
             result = ToolResult(
@@ -167,7 +177,7 @@ class ToolBox:
         }
 
     def _admitted(self, name: str, arguments: Mapping[str, Any], caller: ToolCaller) -> Tool:
-        tool = self.find(name)
+        tool = self.find(name, caller.workspace_id)
         if caller.scopes is not None:
             missing = sorted(tool.scopes - caller.scopes)
             if missing:
