@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from actors.context import ProcessContext
+from actors.streamed import streamed
+from actors.tools import open_tools
 from mesh.agents.services import AgentServices
 from mesh.llm.client import ModelClient
 
@@ -21,8 +23,12 @@ async def open_services(context: ProcessContext, models: ModelClient | None) -> 
         assert models is not None
         return await models.embed(texts, timeout_s=EMBED_TIMEOUT_S)
 
+    tools = open_tools(settings.tools, context.clock)
+    tools.start()
     version = settings.agents.classifier
     return AgentServices(
         embed=None if models is None else embed,
+        tools=tools.box,
+        streamed=streamed(context.streams),
         trained=None if version == "builtin" else (settings.store_directory, version),
     )

@@ -15,14 +15,17 @@ from actors.host import ActorHost
 from actors.names import NAMESPACE, coordinator
 from actors.nudges import NudgeListener
 from actors.task_run import RunOptions, RunParts
+from actors.waker import Waker
 from actors.worker_loop import WorkerLoop, WorkerOptions
 from mesh.agents import AgentOptions, run_task
+from mesh.agents.registry import registry
 from mesh.contracts.mesh import Advice, WorkerInfo
 from mesh.contracts.tasks import TaskKind
 from mesh.core.errors import Unavailable
 from mesh.core.settings import Settings
 from mesh.llm.client import ModelClient
 from mesh.llm.engine import LLMClient
+from mesh.storage.waits import WaitRepository
 
 _TELL_S = 2.0
 """Longest wait for one shard's answer; others are not held up by it."""
@@ -121,6 +124,7 @@ class AgentWorker(ActorHost):
         models = None if self._llm else await _served_llm(context)
         llm = self._llm or models
         assert llm is not None
+        waits, graphs = WaitRepository(context.db), registry().graphs()
         worker = WorkerLoop(
             self.name,
             RunParts(
@@ -132,6 +136,8 @@ class AgentWorker(ActorHost):
                 clock=context.clock,
                 options=run_options(context.settings),
                 services=await open_services(context, models),
+                waits=waits,
+                graphs=graphs,
             ),
             worker_options(context.settings, self.name),
             heartbeat=CoordinatorLink(
@@ -148,10 +154,12 @@ class AgentWorker(ActorHost):
             on_cancel=worker.cancel_requested,
             clock=context.clock,
         )
+        waker = Waker(waits, context.clock, on_woken=worker.work_is_there, graphs=graphs)
         self._worker = worker
         async with asyncio.TaskGroup() as group:
             group.create_task(worker.run())
             group.create_task(listener.run())
+            group.create_task(waker.run())
 
     def _unhealthy(self) -> str | None:
         return self._worker.unhealthy() if self._worker else "it is starting"

@@ -5,7 +5,7 @@ Every worker does it, so it needs no coordinator: the statement takes rows that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from mesh.core.clock import Clock
@@ -34,7 +34,7 @@ class Waker:
         clock: Clock,
         *,
         on_woken: Callable[[], None],
-        graphs: Sequence[str],
+        graphs: Iterable[str],
         options: WakerOptions = WakerOptions(),
     ) -> None:
         self._waits = waits

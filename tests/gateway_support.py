@@ -19,6 +19,8 @@ from redis.asyncio import Redis
 
 from actors.dispatch import Dispatcher
 from mesh.agents.catalogue import AGENTS
+from mesh.agents.tools.box import ToolBox
+from mesh.agents.tools.own import OWN
 from mesh.core import metrics
 from mesh.core.clock import SystemClock
 from mesh.core.settings import Settings
@@ -30,6 +32,7 @@ from mesh.security.tokens import TokenService
 from mesh.storage.idempotency import IdempotencyRepository
 from mesh.storage.pool import Database
 from mesh.storage.tasks import TaskRepository
+from mesh.storage.waits import WaitRepository
 from mesh.streams.connect import connect
 from mesh.streams.log import StreamLog
 from mesh.streams.memory import MemoryStreamLog
@@ -162,6 +165,8 @@ async def build_house(
         limiter=CountingLimiter(),
         render_metrics=metrics.render,
         agents=AGENTS,
+        tools=ToolBox.of(OWN),
+        waits=WaitRepository(database),
         version="test",
     )
     one = await keys.create("one", "test", ALL_SCOPES)

@@ -109,6 +109,7 @@ class StepView(Contract):
     state: Literal["running", "succeeded", "failed"]
     attempt: int = Field(description="The lease epoch under which it ran")
     output: dict[str, Any] | None = None
+    error: dict[str, Any] | None = Field(default=None, description="code, message, details")
     decisions: list[Decision] = Field(default_factory=list)
     started_at: datetime
     finished_at: datetime | None = None

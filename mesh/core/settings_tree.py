@@ -19,6 +19,7 @@ from mesh.core.settings_llm import LLMSettings
 from mesh.core.settings_memory import MemorySettings
 from mesh.core.settings_section import Section
 from mesh.core.settings_streams import StreamSettings
+from mesh.core.settings_tools import ToolSettings
 
 Port = int
 
@@ -195,6 +196,7 @@ class Settings(BaseSettings):
     llm: LLMSettings = LLMSettings()
     agents: AgentSettings = AgentSettings()
     streams: StreamSettings = StreamSettings()
+    tools: ToolSettings = ToolSettings()
     memory: MemorySettings = MemorySettings()
     postgres: PostgresSettings = PostgresSettings()
     redis: RedisSettings = RedisSettings()

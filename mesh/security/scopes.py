@@ -11,6 +11,8 @@ EMBEDDINGS_WRITE = "embeddings:write"
 MODELS_READ = "models:read"
 TASKS_READ = "tasks:read"
 TASKS_WRITE = "tasks:write"
+TASKS_APPROVE = "tasks:approve"
+TOOLS_CALL = "tools:call"
 AGENTS_READ = "agents:read"
 METRICS_READ = "metrics:read"
 KEYS_ADMIN = "keys:admin"
@@ -31,6 +33,8 @@ ALL_SCOPES = frozenset(
         MODELS_READ,
         TASKS_READ,
         TASKS_WRITE,
+        TASKS_APPROVE,
+        TOOLS_CALL,
         AGENTS_READ,
         METRICS_READ,
         KEYS_ADMIN,

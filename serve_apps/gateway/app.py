@@ -17,6 +17,7 @@ from serve_apps.gateway.context import context_of
 from serve_apps.gateway.deps import Gateway
 from serve_apps.gateway.edge import Edge
 from serve_apps.gateway.openapi import build_document
+from serve_apps.gateway.routers.approvals import approvals_router
 from serve_apps.gateway.routers.budgets import budgets_router
 from serve_apps.gateway.routers.keys import keys_router
 from serve_apps.gateway.routers.mesh import mesh_router
@@ -24,6 +25,7 @@ from serve_apps.gateway.routers.meta import meta_router
 from serve_apps.gateway.routers.oauth import oauth_router
 from serve_apps.gateway.routers.openai import held_models, openai_router
 from serve_apps.gateway.routers.streams import streams_router
+from serve_apps.gateway.routers.tools import tools_router
 from serve_apps.gateway.routers.trace import trace_router
 
 _DESCRIPTION = """\
@@ -55,6 +57,8 @@ def create_app(gateway: Gateway, authenticator: Authenticator | None = None) -> 
 
     app.include_router(openai_router(gateway))
     app.include_router(mesh_router(gateway))
+    app.include_router(approvals_router(gateway))
+    app.include_router(tools_router(gateway))
     app.include_router(trace_router(gateway))
     app.include_router(streams_router(gateway))
     app.include_router(keys_router(gateway))

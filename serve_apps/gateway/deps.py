@@ -17,6 +17,8 @@ from datetime import date
 from typing import Any, Protocol
 from uuid import UUID
 
+from mesh.agents.services import NO_SERVICES, AgentServices
+from mesh.agents.tools.box import ToolBox
 from mesh.contracts.mesh import AgentInfo, Snapshot
 from mesh.contracts.tasks import TaskKind, TaskState
 from mesh.core.clock import Clock
@@ -29,6 +31,7 @@ from mesh.security.tokens import ServiceToken
 from mesh.storage.budgets import UsageRow
 from mesh.storage.idempotency import Stored
 from mesh.storage.task_rows import AttemptRow, NewTask, StepRow, TaskRow
+from mesh.storage.waits import ApprovalRow
 from mesh.streams.frames import Frames
 from mesh.streams.log import StreamLog
 from mesh.streams.presence import LocalPresence, Presence
@@ -58,6 +61,21 @@ class TaskStore(Protocol):
     async def request_cancel(self, task_id: UUID, workspace_id: UUID) -> TaskRow: ...
 
     async def mark_announced(self, task_ids: Iterable[UUID]) -> None: ...
+
+
+class ApprovalStore(Protocol):
+    async def decide(
+        self,
+        task_id: UUID,
+        workspace_id: UUID,
+        step: str,
+        *,
+        approved: bool,
+        comment: str = "",
+        by: str | None = None,
+    ) -> tuple[ApprovalRow, TaskRow]: ...
+
+    async def of_task(self, task_id: UUID) -> builtins.list[ApprovalRow]: ...
 
 
 class IdempotencyStore(Protocol):
@@ -284,4 +302,10 @@ class Gateway:
     live: LiveStreams = field(default_factory=LiveStreams)
     """The streams that are being read through this process."""
     budgets: BudgetAdmin | None = None
+    tools: ToolBox = field(default_factory=ToolBox)
+    """Which tools callers may use, under /v1/mcp and in tasks."""
+    agent_services: AgentServices = NO_SERVICES
+    """What tools may use."""
+    waits: ApprovalStore | None = None
+    """None: nobody can be asked here."""
     version: str = "0"

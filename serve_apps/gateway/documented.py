@@ -16,6 +16,7 @@ _TEXTS = {
     403: "The credential lacks the scope",
     404: "There is no such thing in this workspace",
     405: "This path does not know this method",
+    406: "No media type that the client accepts can be given",
     409: "The state of the thing, or a request still running, does not allow this",
     413: "The body is too large",
     415: "The body's media type is not read here",

@@ -10,10 +10,12 @@ from importlib.metadata import PackageNotFoundError, version
 
 from redis.exceptions import RedisError
 
+from actors.agent_services import open_services
 from actors.context import ProcessContext
 from actors.dispatch import Dispatcher
 from actors.llm_client import open_models
 from mesh.agents.catalogue import AGENTS
+from mesh.agents.tools.box import ToolBox
 from mesh.core import metrics
 from mesh.core.errors import MailyError, Unavailable
 from mesh.core.logging import get_logger
@@ -24,6 +26,7 @@ from mesh.security.assertion import AssertionVerifier, Remember
 from mesh.security.keys import KeyService
 from mesh.security.tokens import SIGNING, TokenService
 from mesh.storage.budgets import BudgetRepository
+from mesh.storage.waits import WaitRepository
 from serve_apps.gateway.app import create_app
 from serve_apps.gateway.auth import Authenticator
 from serve_apps.gateway.budget_admin import Budgets
@@ -68,7 +71,9 @@ class OpenGateway:
         secret = settings.security.secret.get_secret_value().encode()
         keys = KeyService(context.db, context.clock)
         tokens = TokenService(context.db, settings.security, secret, context.clock)
-        models = ServeModels(await open_models(context), settings.llm)
+        engines = await open_models(context)
+        models = ServeModels(engines, settings.llm)
+        agent_services = await open_services(context, engines)
         limits, security = settings.gateway, settings.security
         dispatcher = Dispatcher(context.redis, shards=context.settings.agents.coordinators)
         gateway = Gateway(
@@ -100,6 +105,9 @@ class OpenGateway:
             ),
             logins=_failed_logins(settings, context),
             agents=AGENTS,
+            tools=agent_services.tools or ToolBox(),
+            agent_services=agent_services,
+            waits=WaitRepository(context.db),
             probes=_probes(context, models, dispatcher),
             budgets=Budgets(context.db, ValkeyCounters(context.redis)),
             version=_version(),

@@ -65,6 +65,13 @@ RULES: dict[str, dict[str, Rule]] = {
     "/v1/mesh/tasks/{task_id}/events": {"GET": Rule(scope=scopes.TASKS_READ, head=False)},
     "/v1/mesh/events": {"GET": Rule(scope=scopes.STREAMS_READ, head=False)},
     "/v1/mesh/rooms/{room}/messages": {"POST": _post(scopes.STREAMS_WRITE, idempotent=False)},
+    "/v1/mesh/tasks/{task_id}/approvals": {"GET": Rule(scope=scopes.TASKS_READ)},
+    "/v1/mesh/tasks/{task_id}/approvals/{step}": {
+        "POST": _post(scopes.TASKS_APPROVE, idempotent=False)
+    },
+    "/v1/mesh/kinds": {"GET": Rule(scope=scopes.AGENTS_READ)},
+    "/v1/mesh/tools": {"GET": Rule(scope=scopes.TOOLS_CALL)},
+    "/v1/mcp": {"POST": Rule(scope=scopes.TOOLS_CALL, body=JSON)},
     "/v1/mesh/agents": {"GET": Rule(scope=scopes.AGENTS_READ, workspace=False)},
     "/v1/keys": {"GET": Rule(scope=scopes.KEYS_ADMIN), "POST": _post(scopes.KEYS_ADMIN)},
     "/v1/keys/{key_id}": {"DELETE": Rule(scope=scopes.KEYS_ADMIN)},

@@ -37,7 +37,7 @@ def task_view(row: TaskRow, steps: list[StepRow] | None = None, *, whole: bool =
         degraded=row.degraded,
         result=result,
         error=row.error,
-        steps=[step_view(step) for step in steps or ()],
+        steps=[step_view(step) for step in steps or () if not step.name.startswith("!")],
         events_url=f"/v1/mesh/tasks/{row.id}/events",
     )
 
@@ -45,9 +45,10 @@ def task_view(row: TaskRow, steps: list[StepRow] | None = None, *, whole: bool =
 def step_view(row: StepRow) -> StepView:
     return StepView(
         name=row.name,
-        state="succeeded",
+        state="failed" if row.error else "succeeded",
         attempt=row.attempt,
-        output=row.output,
+        output=None if row.error else row.output,
+        error=row.error,
         decisions=[Decision.model_validate(decision) for decision in row.decisions],
         started_at=row.started_at,
         finished_at=row.finished_at,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from mesh.agents.agent import StepContext
+from mesh.agents.tools.schema import for_model
 from mesh.core import metrics
 from mesh.core.errors import DeadlineExceeded, EngineError
 from mesh.core.tracing import current_traceparent
@@ -118,7 +119,7 @@ def _body(
                 "function": {
                     "name": function,
                     "description": box.find(name).description,
-                    "parameters": dict(box.find(name).input_schema),
+                    "parameters": for_model(box.find(name).input_schema),
                 },
             }
             for function, name in sorted(tools.items())

@@ -144,7 +144,7 @@ class Generate:
         if box is None:
             raise Unavailable("There are no tools here.")
         for name in given.tools:
-            box.find(name)
+            box.find(name, context.task.workspace_id)
         return {function_name(name): name for name in given.tools}
 
     async def _streamed(self, context: StepContext) -> str | None:

@@ -12,13 +12,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from mesh.agents.registry import registry
+from mesh.agents.registry import KindSpec, read_input, registry
 from mesh.contracts.events import Cursor, EventType
 from mesh.contracts.mesh import MeshView, mesh_view
 from mesh.contracts.tasks import TaskPage, TaskRequest, TaskState, TaskView
 from mesh.core.errors import MailyError
 from mesh.core.ids import uuid7
 from mesh.core.logging import get_logger
+from mesh.security.principal import Principal
+from mesh.security.scopes import TOOLS_CALL
 from mesh.storage.task_rows import NewTask, TaskRow
 from serve_apps.gateway.admission import create_admitted
 from serve_apps.gateway.answers import Json, invalid_field
@@ -74,6 +76,7 @@ def mesh_router(gateway: Gateway) -> APIRouter:
         context = context_of(request)
         body = parse_body(TaskRequest, context.body, limits.max_json_depth)
         spec = registry().check(body)
+        check_tools(gateway, context.who, spec, body)
         if body.model is not None:
             await find_model(gateway, body.model, "chat")
         now = datetime.fromtimestamp(gateway.clock.now(), UTC)
@@ -184,6 +187,19 @@ def mesh_router(gateway: Gateway) -> APIRouter:
         return Json(view.model_dump(mode="json"))
 
     return router
+
+
+def check_tools(gateway: Gateway, who: Principal, spec: KindSpec, request: TaskRequest) -> None:
+    """Whoever has a task call tools must be allowed to call them. Raises InvalidInput (no such
+    tool here) and Forbidden."""
+    if spec.tools_of is None:
+        return
+    for where, name in spec.tools_of(read_input(spec, request)):
+        if not gateway.tools.allows(name, who.workspace_id):
+            raise invalid_field(where, "there is no such tool in this workspace")
+        who.require(TOOLS_CALL)
+        for scope in sorted(gateway.tools.find(name, who.workspace_id).scopes):
+            who.require(scope)
 
 
 def _cursor(value: bytes | None) -> Cursor:
