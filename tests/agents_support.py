@@ -8,10 +8,12 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from mesh.agents import AgentOptions, Journal, MemoryJournal, TaskInput, run_task
+from mesh.agents.registry import registry
 from mesh.agents.samples import load_brief
+from mesh.agents.services import NO_SERVICES, AgentServices
 from mesh.contracts.email import Brief
 from mesh.contracts.events import Event, EventType
-from mesh.contracts.tasks import TaskRequest, TaskResult
+from mesh.contracts.tasks import TaskKind, TaskRequest, TaskResult
 from mesh.core.clock import Clock, SystemClock
 from mesh.core.errors import MailyError
 from mesh.resilience.deadline import Deadline
@@ -134,7 +136,12 @@ def shown(events: list[Event]) -> dict[str, str]:
 
 def task(brief: Brief | None = None, **request: Any) -> TaskInput:
     body = {"brief": brief or load_brief(), "seed": 7, **request}
-    return TaskInput(uuid.UUID(int=5), TaskRequest(**body), worker="agent-worker-0")
+    return TaskInput(
+        uuid.UUID(int=5),
+        TaskRequest(**body),
+        worker="agent-worker-0",
+        workspace_id=uuid.UUID(int=9),
+    )
 
 
 async def write(
@@ -146,6 +153,7 @@ async def write(
     options: AgentOptions | None = None,
     clock: Clock | None = None,
     seconds: float = 60.0,
+    services: AgentServices = NO_SERVICES,
     **request: Any,
 ) -> TaskResult:
     clock = clock or SystemClock()
@@ -157,6 +165,35 @@ async def write(
         options or AgentOptions(),
         clock,
         Deadline.after(seconds, clock),
+        services,
     )
     assert isinstance(result, TaskResult)
     return result
+
+
+async def run_kind(
+    kind: TaskKind,
+    given: dict[str, Any],
+    llm: Any = None,
+    *,
+    services: AgentServices = NO_SERVICES,
+    writer: Recorder | None = None,
+    journal: Journal | None = None,
+    options: AgentOptions | None = None,
+    seconds: float = 60.0,
+    **request: Any,
+) -> Any:
+    """The result of a task that reads ``input``."""
+    asked = TaskRequest(kind=kind, input=given, seed=7, **request)
+    registry().check(asked)
+    clock = SystemClock()
+    return await run_task(
+        TaskInput(uuid.UUID(int=5), asked, worker="w", workspace_id=uuid.UUID(int=9)),
+        llm or ScriptedModel(),
+        writer or Recorder(),
+        journal or MemoryJournal(),
+        options or AgentOptions(),
+        clock,
+        Deadline.after(seconds, clock),
+        services,
+    )

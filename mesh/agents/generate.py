@@ -21,6 +21,7 @@ from typing import Any
 from mesh.agents.agent import StepContext
 from mesh.agents.guard.check import Limits, problems
 from mesh.agents.guard.facts import Facts
+from mesh.agents.guard.injection import signs
 from mesh.agents.guard.repair import mend
 from mesh.agents.json_text import JsonText
 from mesh.contracts.events import EventType
@@ -201,6 +202,8 @@ class Writer:
                 found = repairs + found
             if answer.cut and not limits.sentences:
                 found.append("unfinished: the model ran out of tokens")
+            # Cleaning takes the marks away by which a fake turn or tool call is known.
+            found += [x for x in signs(answer.text) if not x.startswith("order")]
             found += also(mended) if also else []
             if not found:
                 kept = restore(mended)

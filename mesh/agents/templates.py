@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from mesh.agents.guard.check import content_problems
 from mesh.agents.guard.clean import clean, tag_text
 from mesh.agents.guard.facts import Facts
+from mesh.agents.guard.injection import before_marks, signs
 from mesh.agents.guard.repair import sentences
 from mesh.contracts.email import MergeTag
 
@@ -121,10 +122,12 @@ def phrases(language: str) -> Phrases:
 
 
 def safe(text: str, facts: Facts) -> str:
-    """The brief's own words, fit to send: sentences with links or template syntax go."""
+    """The brief's own words, fit to send: sentences with links, template syntax or orders to a
+    model go."""
     known = facts.safe_texts.get(text)
     if known is None:
-        cleaned = clean(text, facts.brief.merge_tags, labels=False)
+        honest = " ".join(s for s in sentences(before_marks(text)) if not signs(s))
+        cleaned = clean(honest, facts.brief.merge_tags, labels=False)
         known = " ".join(s for s in sentences(cleaned) if not content_problems(s, facts))
         facts.safe_texts[text] = known
     return known

@@ -14,6 +14,7 @@ The list of signs is no proof of safety, only the first of these layers.
 
 from __future__ import annotations
 
+import html
 import re
 import unicodedata
 
@@ -31,8 +32,8 @@ ROLE_MARK = re.compile(
 
 TOOL_CALL = re.compile(
     r"[\"']?(?:tool_calls?|function_call|tool_name|tool_use|arguments|parameters)[\"']?\s*[:=]"
-    r"\s*[\[{\"']|\b(?:call|invoke|execute|run|use)\s+(?:the\s+)?(?:tool|function|plugin|"
-    r"command)\b",
+    r"\s*[\[{\"']|\b(?:call|invoke|execute|run|use)\s+(?:the\s+)?(?:tool|function|plugin)\s+"
+    r"[\"'`]?\w+[_.]\w+|\brun the command\b",
     re.IGNORECASE,
 )
 
@@ -59,6 +60,11 @@ ORDERS = re.compile(
             r"\bpretend (?:to be|you|that)"
             r"|\broleplay\b|\bjailbr(?:eak|oken)\b|\bdeveloper mode\b|\bdo anything now\b|"
             r"\bgod mode\b",
+            r"\bwhat (?:you|the (?:ai|model|assistant)) (?:know|knows|remember|remembers|"
+            r"stored?) (?:about|of)\b",
+            r"\b(?:say|print|output|write|reply with|respond with|confirm with|end with|"
+            r"answer with)\s+"
+            r"(?:only:?\s+)?[\"']?(?-i:[A-Z][A-Z-]{4,})\b",
             r"\b(?:system|hidden|secret|initial|developer) (?:prompt|message|instructions?)\b",
             r"\b(?:reveal|print|repeat|output|show|leak|dump|list|reply with|send|exfiltrate|"
             r"include|"
@@ -109,16 +115,19 @@ ORDERS = re.compile(
 """Sentences that speak to a model about its orders."""
 
 _BASE64 = re.compile(r"(?<![\w+/=])[A-Za-z0-9+/]{40,}={0,2}(?![\w+/=])")
+_ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})|\\x([0-9a-fA-F]{2})")
 _LOOKALIKES = str.maketrans(
-    "аеорсухіјѕԁɡһӏՕοαεικνρτυχΑΒΕΖΗΙΚΜΝΟΡΤΥΧАВЕКМНОРСТУХ",
-    "aeopcyxijsdghlOoaeiknptuxABEZHIKMNOPTYXABEKMHOPCTYX",
+    "аеорсухіјѕԁɡһӏՕοαεικνρτυχΑΒΕΖΗΙΚΜΝΟΡΤΥΧАВЕКМНОРСТУХІЈЅ",
+    "aeopcyxijsdghlOoaeiknptuxABEZHIKMNOPTYXABEKMHOPCTYXIJS",
 )
 """Cyrillic, Greek and Armenian letters that look Latin, for finding orders, not for writing."""
 
 
 def plain(text: str) -> str:
-    """How the signs are looked for: compatibility forms, no invisible characters, look-alikes
-    as the Latin letters they pose as."""
+    """How the signs are looked for: escapes undone, compatibility forms, nothing invisible."""
+    if "\\" in text:
+        text = _ESCAPE.sub(lambda match: chr(int(match[1] or match[2], 16)), text)
+    text = html.unescape(text) if "&" in text else text
     text = p.INVISIBLE.sub("", unicodedata.normalize("NFKC", text))
     return text.replace("’", "'")
 
@@ -161,10 +170,16 @@ def quoted(text: str, mark: str = "text") -> str:
     return f"{mark} «{body}»"
 
 
+def before_marks(text: str) -> str:
+    """What stands before the first role mark: whoever fakes a turn means the rest as orders."""
+    match = ROLE_MARK.search(text)
+    return text if match is None else text[: match.start()]
+
+
 def _joined(text: str) -> str:
     """Runs of single letters parted by blanks, dots or hyphens become words."""
     return re.sub(
-        r"(?<!\w)(?:[^\W\d_][ .\-_*]){3,}[^\W\d_](?!\w)",
+        r"(?<!\w)(?:[^\W\d_][ .\-_*]){2,}[^\W\d_](?!\w)",
         lambda match: re.sub(r"[ .\-_*]", "", match.group()),
         text,
     )

@@ -1,0 +1,1 @@
+"""Work that is done once, on the cluster, by Ray's job API: training."""
