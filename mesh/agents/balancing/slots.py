@@ -9,7 +9,7 @@ what the coordinators last told it: nobody has to be asked, and dead coordinator
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -58,16 +58,18 @@ class SlotShares:
         if crowded:
             self._told_at = now
 
-    def crowded(self, now: float) -> bool:
+    def crowded(self, held: Collection[UUID], now: float) -> bool:
+        """Whether the next task may be of another workspace than those of ``held``."""
         horizon = now - self._options.about_s
         self._seen = {space: at for space, at in self._seen.items() if at > horizon}
-        return len(self._seen) > 1 or self._told_at > horizon
+        about = self._seen.keys()
+        return len(about) > 1 or not about <= set(held) or self._told_at > horizon
 
     def room(self, held: Iterable[UUID], now: float) -> Room:
         """``held``: the workspace of each task that runs here."""
         counts = Counter(held)
         n = min(self._options.slots - counts.total(), self._options.batch)
-        if n <= 0 or not self.crowded(now):
+        if n <= 0 or not self.crowded(counts, now):
             return Room(max(0, n), frozenset())
         most = self._options.most
         full = frozenset(space for space, count in counts.items() if count >= most)
