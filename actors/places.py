@@ -8,6 +8,7 @@ within ``STALE_S`` is forgotten.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import orjson
 import redis.asyncio as redis_asyncio
@@ -28,12 +29,10 @@ async def say_place(
     await client.hset(PLACES_KEY, f"{place}|{holder}", value.decode())
 
 
-def read_places(
-    raw: Mapping[bytes | str, bytes | str], now: float
-) -> tuple[dict[str, tuple[str, ...]], list[bytes | str]]:
+def read_places(raw: Mapping[Any, Any], now: float) -> tuple[dict[str, tuple[str, ...]], list[Any]]:
     """The hash as ``Snapshot.places`` has it, and the fields that are stale or no sense."""
     places: dict[str, set[str]] = {}
-    stale: list[bytes | str] = []
+    stale: list[Any] = []
     for name, value in raw.items():
         try:
             said = orjson.loads(value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections import Counter
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -221,7 +222,7 @@ async def test_an_offer_never_lets_a_task_pass_before_its_turn(database: Databas
             )
             ids.append((await tasks.create(task))[0].id)
     last_of_the_flood, passed, best = ids[19], ids[20], ids[39]
-    offers = {last_of_the_flood: {}, passed: {}, best: {}}
+    offers: dict[uuid.UUID, dict[str, Any]] = {last_of_the_flood: {}, passed: {}, best: {}}
     assert await tasks.claim_offered("w", 60, offers, 4, slack=4.0) == []  # best's turn is far
     near = await tasks.claim_offered("w", 60, offers, 4, slack=30.0)
     assert {row.id for row in near} == {last_of_the_flood, best}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.sim import coordinator, store
+from benchmarks.sim import store
 from benchmarks.sim.scenario import Verdict, simulate
+from mesh.agents.balancing.roster import Roster
 from mesh.agents.balancing.turns import Queued, TurnQueue
 
 SEEDS = range(120)
@@ -55,7 +56,7 @@ def test_without_shares_the_audit_finds_the_flood(monkeypatch: pytest.MonkeyPatc
 def test_without_heartbeats_the_audit_finds_the_slow_recovery(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(coordinator.Roster, "bury", lambda _roster, _now: [])
-    monkeypatch.setattr(coordinator.Roster, "owners_to_free", ())
+    monkeypatch.setattr(Roster, "bury", lambda _roster, _now: [])
+    monkeypatch.setattr(Roster, "owners_to_free", ())
     found = broken([simulate(seed) for seed in range(150)])
     assert any("taken over after" in line for line in found)

@@ -158,10 +158,10 @@ def test_who_falls_silent_is_buried_and_freed_once() -> None:
     heard(roster, "a", "b", now=0.0)
     assert turn(roster, 1.4, 0.0, "a") == []
     assert turn(roster, 1.8, 1.4, "a") == ["b"]
-    assert roster.owners_to_free == ("b/1",)
+    assert list(roster.owners_to_free) == ["b/1"]
     roster.freed("b/1")
     assert turn(roster, 3.0, 1.8, "a") == []
-    assert roster.owners_to_free == ()
+    assert list(roster.owners_to_free) == []
 
 
 def test_a_new_incarnation_buries_the_old_one() -> None:
