@@ -19,6 +19,8 @@ from mesh.core.settings import Settings
 NO_TRACE = "0" * 32
 """HAProxy answers before any process of ours saw the request: there is no trace."""
 RETRY_AFTER_S = 1
+TUNNEL_S = 3_600
+"""An established WebSocket on which nothing passes for so long is cut."""
 
 
 def error_body() -> str:
@@ -51,6 +53,12 @@ def write_wrapper(layout: Layout, settings: Settings) -> Path:
                 r"/^ *option abortonclose/{",
                 r"n",
                 r"/forwardfor/!s|^|    option forwardfor\n|",
+                r"}",
+                # A WebSocket is a tunnel. Its heartbeats come every few seconds; without this line
+                # an operator's shorter limits for requests and answers would cut it.
+                r"/^ *timeout client /{",
+                r"n",
+                rf"/timeout tunnel/!s|^|    timeout tunnel {TUNNEL_S}s\n|",
                 r"}",
                 r"s|^\( *bind \):\([0-9]\)|\1127.0.0.1:\2|",
                 r"s|^\( *bind \)\*:|\1127.0.0.1:|",

@@ -6,8 +6,13 @@ no longer has it: what is lost then is said in each docstring, and nothing else 
 
 from __future__ import annotations
 
+import asyncio
 import sys
+from collections.abc import Awaitable, Callable
 from typing import Any
+
+SAY_GOODBYE_S = 1.5
+"""For what is to be said to clients when the replica goes: less than Serve's grace."""
 
 
 def plain_stderr() -> bool:
@@ -55,3 +60,58 @@ def readable(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         (name, value if value.isascii() else value.decode("latin-1").encode("utf-8"))
         for name, value in headers
     ]
+
+
+def lean_sockets(message_bytes: int) -> bool:
+    """Serve WebSockets without compression, and refuse messages that are larger than ours may be.
+
+    Compression would be done for each socket anew, though all of them are sent the same bytes,
+    and holds some 45 KB for each. Without this everything works, for more memory and time.
+    """
+    import uvicorn
+
+    inner = uvicorn.Config
+    if getattr(inner, "lean", False):
+        return True
+    if not isinstance(inner, type):
+        return False
+
+    class Config(inner):  # type: ignore[misc, valid-type]
+        lean = True
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            kwargs.setdefault("ws_per_message_deflate", False)
+            kwargs.setdefault("ws_max_size", 2 * message_bytes)
+            super().__init__(*args, **kwargs)
+
+    uvicorn.Config = Config  # type: ignore[misc]
+    return True
+
+
+def before_shutdown(hook: Callable[[], Awaitable[None]]) -> bool:
+    """Run ``hook`` as soon as Serve wants this replica to go, beside Serve's own drain.
+
+    Serve tells the application last, when it has given up waiting for its streams. Without this
+    they are cut then, and their clients reconnect without having been told.
+    """
+    from ray.serve._private.replica import Replica
+
+    inner = getattr(Replica, "_perform_graceful_shutdown", None)
+    if inner is None:
+        return False
+    original = getattr(inner, "original", inner)
+
+    async def shutdown(self: Any) -> None:
+        await asyncio.gather(original(self), _said(hook))
+
+    shutdown.original = original  # type: ignore[attr-defined]
+    Replica._perform_graceful_shutdown = shutdown
+    return True
+
+
+async def _said(hook: Callable[[], Awaitable[None]]) -> None:
+    try:
+        async with asyncio.timeout(SAY_GOODBYE_S):
+            await hook()
+    except Exception as error:  # a shutdown goes on whatever happens
+        sys.stderr.write(f"goodbye failed: {type(error).__name__}\n")

@@ -24,7 +24,10 @@ class GatewayReplica:
         loopback.apply()
         replica.plain_stderr()
         replica.readable_headers()
-        self._opened = await OpenGateway.open(settings_of_process())
+        settings = settings_of_process()
+        replica.lean_sockets(settings.streams.socket_message_bytes)
+        self._opened = await OpenGateway.open(settings)
+        replica.before_shutdown(self._opened.drain)
 
     def __serve_build_asgi_app__(self) -> Edge:
         return self._opened.app

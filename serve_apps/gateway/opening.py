@@ -27,6 +27,7 @@ from mesh.security.keys import KeyService
 from mesh.security.tokens import SIGNING, TokenService
 from mesh.storage.budgets import BudgetRepository
 from mesh.storage.waits import WaitRepository
+from mesh.streams.presence import ValkeyPresence
 from serve_apps.gateway.app import create_app
 from serve_apps.gateway.auth import Authenticator
 from serve_apps.gateway.budget_admin import Budgets
@@ -110,6 +111,7 @@ class OpenGateway:
             waits=WaitRepository(context.db),
             probes=_probes(context, models, dispatcher),
             budgets=Budgets(context.db, ValkeyCounters(context.redis)),
+            presence=ValkeyPresence(context.redis, clock=context.clock),
             version=_version(),
         )
         authenticator = Authenticator(
@@ -127,7 +129,12 @@ class OpenGateway:
             opened._background.add(task)
         return opened
 
+    async def drain(self) -> None:
+        """This replica is to go: its streams are told where they are and sent elsewhere."""
+        await self.gateway.live.drain()
+
     async def aclose(self) -> None:
+        await self.gateway.live.aclose()
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)

@@ -125,12 +125,23 @@ def test_the_edits_meet_what_serve_writes() -> None:
         "  bind *:{{ config.stats_port }}",
         "    stats socket {{ config.socket_path }} mode 666 ",
         "    option abortonclose\n",
+        "timeout client {{",
         "    errorfile 502 ",
         "    errorfile 503 ",
         "    errorfile 504 ",
         "    http-request return status 404 content-type text/plain lf-string ",
     ):
         assert line in HAPROXY_CONFIG_TEMPLATE, line
+
+
+def test_a_websocket_is_not_cut_by_the_limits_of_requests(
+    haproxy: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    """The real HAProxy has read this file and runs."""
+    lines = [line.strip() for line in (tmp_path / "haproxy.cfg").read_text().splitlines()]
+    assert lines.count("timeout tunnel 3600s") == 1
+    assert lines.index("timeout tunnel 3600s") == lines.index("timeout client 5s") + 1
+    assert haproxy.poll() is None
 
 
 def test_editing_twice_changes_nothing_more(tmp_path: Path, ports: dict[str, int]) -> None:

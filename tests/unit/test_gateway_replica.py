@@ -79,3 +79,40 @@ async def test_headers_that_are_no_utf8_do_not_stop_a_request(
     await patched(None, {"headers": [(b"x-request-id", b"\xff\xfe")]}, None, None)
     assert seen[0] is plain
     assert seen[1] == [(b"x-request-id", "ÿþ".encode())]
+
+
+def test_sockets_are_served_without_compression(monkeypatch: pytest.MonkeyPatch) -> None:
+    import uvicorn
+
+    monkeypatch.setattr(uvicorn, "Config", uvicorn.Config)
+    for _ in range(2):  # twice wraps once
+        assert replica.lean_sockets(1_000)
+    config = uvicorn.Config("app")
+    assert (config.ws_per_message_deflate, config.ws_max_size) == (False, 2_000)
+    assert uvicorn.Config("app", ws_per_message_deflate=True).ws_per_message_deflate is True
+
+
+async def test_streams_are_told_before_serve_waits_for_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    order: list[str] = []
+
+    async def inner(self: Any) -> None:
+        order.append("serve drains")
+
+    async def goodbye() -> None:
+        order.append("goodbye")
+
+    async def broken() -> None:
+        raise ValueError("planned")
+
+    monkeypatch.setattr(serve_replica.Replica, "_perform_graceful_shutdown", inner)
+    assert replica.before_shutdown(broken)
+    assert replica.before_shutdown(goodbye), "the newest hook counts"
+    patched: Any = serve_replica.Replica._perform_graceful_shutdown
+    await patched(None)
+    assert sorted(order) == ["goodbye", "serve drains"]
+    assert replica.before_shutdown(broken)
+    patched = serve_replica.Replica._perform_graceful_shutdown
+    await patched(None)
+    assert order.count("serve drains") == 2, "a goodbye that fails stops nothing"
