@@ -11,15 +11,22 @@ from collections.abc import Coroutine
 from typing import Any
 
 from actors.context import ProcessContext
+from mesh.agents.ledger import note_cost
+from mesh.core.logging import get_logger
 from mesh.core.settings import LLMSettings
 from mesh.llm.budgets.client import MeteredClient
 from mesh.llm.budgets.limits import Price
 from mesh.llm.budgets.meter import Meter
 from mesh.llm.budgets.valkey import ValkeyCounters
 from mesh.llm.budgets.watch import hear_changes
+from mesh.llm.cache.client import CachedClient
+from mesh.llm.cache.store import PURPOSE, CacheStore
 from mesh.llm.client import ModelClient
 from mesh.llm.traced import TracedClient
+from mesh.security.sealing import Sealer
 from mesh.storage.budgets import BudgetRepository
+
+_log = get_logger("models")
 
 
 def with_layers(context: ProcessContext, router: ModelClient) -> ModelClient:
@@ -29,14 +36,26 @@ def with_layers(context: ProcessContext, router: ModelClient) -> ModelClient:
     _beside(context, meter.run(), "budgets")
     _beside(context, hear_changes(context.redis, meter, context.clock), "budgets-changed")
     return MeteredClient(
-        TracedClient(router),
+        _cached(context, TracedClient(router)),
         meter,
         context.clock,
         embedding_model=llm.embedding_model,
         prices={name: Price(price.prompt, price.completion) for name, price in llm.prices.items()},
         context_tokens=context_tokens(llm),
         bytes_per_token=llm.bytes_per_token,
+        note_cost=note_cost,
     )
+
+
+def _cached(context: ProcessContext, inner: ModelClient) -> ModelClient:
+    llm, secret = context.settings.llm, context.settings.security.secret
+    if not llm.cache:
+        return inner
+    if secret is None:
+        _log.warning("cache.off", why="security.secret is not set for this process")
+        return inner
+    store = CacheStore(context.redis, Sealer(secret.get_secret_value().encode(), PURPOSE))
+    return CachedClient(inner, store, llm.cache, context.clock)
 
 
 def context_tokens(llm: LLMSettings) -> dict[str, int]:

@@ -12,6 +12,7 @@ from mesh.core.errors import Internal
 if TYPE_CHECKING:
     from starlette.requests import Request
 
+    from mesh.llm.cache.note import CacheNote
     from mesh.security.principal import Principal
     from serve_apps.gateway.answers import Flavour
 
@@ -44,6 +45,8 @@ class RequestContext:
     idempotency_key: str | None = None
     body: bytes = b""
     body_read: bool = False
+    cached: CacheNote | None = None
+    """Whether the models' answer came out of the cache."""
     response_headers: list[tuple[bytes, bytes]] = field(default_factory=list)
     """Added to whatever answers."""
 

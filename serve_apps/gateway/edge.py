@@ -26,6 +26,7 @@ from mesh.core.errors import (
 )
 from mesh.core.logging import get_logger
 from mesh.core.tracing import current_traceparent, span
+from mesh.llm.cache.note import cache_note
 from mesh.llm.call import Call, calling
 from serve_apps.gateway.answers import JSON, dumps, error_body, error_headers
 from serve_apps.gateway.auth import Authenticator
@@ -202,7 +203,8 @@ class Edge:
             await self.api(scope, receive, send)
             return
         call = Call(principal.workspace_id, principal.key_id, priority=priority_of(headers))
-        with calling(call):  # whoever calls a model within it does so for this key
+        # Whoever calls a model within this does so for this key, and tells of the cache.
+        with calling(call), cache_note() as context.cached:
             await self.api(scope, receive, send)
 
     async def _enter(self, rule: Rule, context: RequestContext) -> None:

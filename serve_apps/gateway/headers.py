@@ -44,7 +44,7 @@ SECURITY: tuple[tuple[bytes, bytes], ...] = (
 
 EXPOSED = (
     "idempotency-replayed, location, ratelimit-limit, ratelimit-remaining, ratelimit-reset, "
-    "retry-after, traceparent, x-trace-id"
+    "retry-after, traceparent, x-maily-cache, x-trace-id"
 )
 
 

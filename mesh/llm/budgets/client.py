@@ -11,11 +11,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
-from mesh.agents.ledger import note_cost
 from mesh.core import metrics
 from mesh.core.clock import Clock
 from mesh.core.errors import Cancelled, DeadlineExceeded
@@ -36,6 +35,10 @@ _PACE_SHARE = 0.1
 _GIVEN_UP = (Cancelled, DeadlineExceeded, asyncio.CancelledError)
 
 
+class NoteCost(Protocol):
+    def __call__(self, cost: int, /, *, prompt_tokens: int, completion_tokens: int) -> None: ...
+
+
 class MeteredClient:
     """Implements ``mesh.llm.client.ModelClient`` over another. Calls of the runtime itself
     (``current_call()`` is None) pass as they are."""
@@ -50,8 +53,10 @@ class MeteredClient:
         prices: Mapping[str, Price] | None = None,
         context_tokens: Mapping[str, int] | None = None,
         bytes_per_token: float = 1.0,
+        note_cost: NoteCost | None = None,
     ) -> None:
-        """``context_tokens``: by name, tokens that prompt and answer have together at most."""
+        """``context_tokens``: by name, tokens that prompt and answer have together at most.
+        ``note_cost``: told of each call's cost and size at its end."""
         self._inner = inner
         self._meter = meter
         self._clock = clock
@@ -59,6 +64,7 @@ class MeteredClient:
         self._prices = Prices(prices)
         self._context = dict(context_tokens or {})
         self._bytes_per_token = bytes_per_token
+        self._note_cost = note_cost
         self._pace: dict[str, float] = {}
         """Tokens a second of whole answers, by model."""
 
@@ -247,7 +253,8 @@ class MeteredClient:
         self._meter.settle(call, reservation, model[:200], Usage(prompt, completion, cost))
         if cost:
             metrics.SPENT.labels(metrics.bounded("model", model)).inc(cost / 1e6)
-        note_cost(cost, prompt_tokens=prompt, completion_tokens=completion)
+        if self._note_cost is not None:
+            self._note_cost(cost, prompt_tokens=prompt, completion_tokens=completion)
 
     def _guess(self, body: Wire) -> int:
         """Tokens of a prompt that nobody counted: text has about four bytes to a token."""

@@ -123,6 +123,24 @@ def openai_router(gateway: Gateway) -> APIRouter:
                 return Json(model_entry(card))
         raise UnknownModel(f"There is no model {model_id[:200]!r} here", {"field": "model_id"})
 
+    async def generate(
+        request: Request,
+        model: type[ChatRequest] | type[CompletionRequest],
+        whole: Callable[..., Any],
+        stream: Callable[..., AsyncIterator[bytes]],
+    ) -> Response:
+        context = context_of(request)
+        body = parse_body(model, context.body, limits.max_json_depth)
+        await find_model(gateway, body.model, "chat")
+        wire = bounded(body)
+
+        async def answer() -> Response:
+            if body.stream:
+                return await _stream(gateway, request, wire, stream)
+            return await _whole(gateway, request, wire, whole)
+
+        return await once(gateway, context, answer)
+
     @router.post(
         "/chat/completions",
         summary="Continue a conversation",
@@ -132,17 +150,7 @@ def openai_router(gateway: Gateway) -> APIRouter:
         openapi_extra=reads(ChatRequest, IDEMPOTENCY_KEY, TIMEOUT, PRIORITY),
     )
     async def chat(request: Request) -> Response:
-        context = context_of(request)
-        body = parse_body(ChatRequest, context.body, limits.max_json_depth)
-        await find_model(gateway, body.model, "chat")
-        wire = bounded(body)
-
-        async def answer() -> Response:
-            if body.stream:
-                return await _stream(gateway, request, wire, models.stream_chat_encoded)
-            return await _whole(gateway, request, wire, models.chat)
-
-        return await once(gateway, context, answer)
+        return await generate(request, ChatRequest, models.chat, models.stream_chat_encoded)
 
     @router.post(
         "/completions",
@@ -153,17 +161,9 @@ def openai_router(gateway: Gateway) -> APIRouter:
         openapi_extra=reads(CompletionRequest, IDEMPOTENCY_KEY, TIMEOUT, PRIORITY),
     )
     async def completions(request: Request) -> Response:
-        context = context_of(request)
-        body = parse_body(CompletionRequest, context.body, limits.max_json_depth)
-        await find_model(gateway, body.model, "chat")
-        wire = bounded(body)
-
-        async def answer() -> Response:
-            if body.stream:
-                return await _stream(gateway, request, wire, models.stream_completion_encoded)
-            return await _whole(gateway, request, wire, models.complete)
-
-        return await once(gateway, context, answer)
+        return await generate(
+            request, CompletionRequest, models.complete, models.stream_completion_encoded
+        )
 
     @router.post(
         "/embeddings",
@@ -222,7 +222,9 @@ async def _whole(
     context = context_of(request)
     left = remaining(gateway, context)
     work = ask(wire, timeout_s=left, traceparent=context.traceparent)
-    return Json(await until_left(request.receive, work, left))
+    answer = await until_left(request.receive, work, left)
+    _tell_of_cache(context)
+    return Json(answer)
 
 
 async def _stream(
@@ -233,8 +235,14 @@ async def _stream(
     left = remaining(gateway, context)
     source = ask(wire, timeout_s=left, traceparent=context.traceparent)
     first = await until_left(request.receive, _first(source), left)
+    _tell_of_cache(context)
     frames = _frames(first, source, asyncio.get_running_loop().time() + left + GRACE_S)
     return EventStream(frames, lambda error: failure_frame(error, context, "openai stream"))
+
+
+def _tell_of_cache(context: RequestContext) -> None:
+    if context.cached is not None and context.cached.outcome is not None:
+        context.response_headers.append((b"x-maily-cache", context.cached.outcome.encode()))
 
 
 async def _first(source: AsyncIterator[bytes]) -> bytes:
