@@ -24,6 +24,7 @@ KINDS = {
     "agent worker": "ray::AgentWorker",
     "coordinator": "ray::Coordinator",
     "engine replica": "ray::ServeReplica:llm:LLM",
+    "memory host": "ray::MemoryHost",
     "gateway replica": "ray::ServeReplica:gateway",
     "Valkey": "valkey-server",
     "PostgreSQL": "postgres",

@@ -1,0 +1,77 @@
+"""Whether users are served, asked all the time: what the recovery from a kill is measured by.
+
+Each function that users see (a task accepted and begun, a chat answered, a memory written and
+found, an event stream read) has a prober that uses it again and again, as a client would that
+tries once and gives up after some seconds. After a kill a function has recovered at the end of
+its first success that began after the kill and after which no more probe fails until the next
+kill: one that got through by luck between two that failed does not count.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+Use = Callable[[], Awaitable[None]]
+"""Uses the function once. Raises when that did not work."""
+
+LIMIT_S = 5.0
+"""A probe that takes longer has failed."""
+PAUSE_S = 0.1
+"""Between the end of one probe and the start of the next."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One use. Monotonic seconds."""
+
+    started: float
+    ended: float
+    problem: str | None = None
+
+
+@dataclass(slots=True)
+class Prober:
+    """Uses one function again and again until it is cancelled."""
+
+    name: str
+    use: Use
+    probes: list[Probe] = field(default_factory=list)
+
+    async def run(self) -> None:
+        while True:
+            started = time.monotonic()
+            problem: str | None = None
+            try:
+                async with asyncio.timeout(LIMIT_S):
+                    await self.use()
+            except Exception as caught:  # whatever it is: the user was not served
+                problem = f"{type(caught).__name__}: {caught}"[:200]
+            self.probes.append(Probe(started, time.monotonic(), problem))
+            await asyncio.sleep(PAUSE_S)
+
+    def failures(self, start: float, end: float) -> list[Probe]:
+        return [p for p in self.probes if p.problem is not None and start <= p.started < end]
+
+    def served(self, since: float) -> bool:
+        """Whether a probe that began since then went well, and the newest one, too."""
+        later = [p for p in self.probes if p.started >= since]
+        return bool(later) and later[-1].problem is None
+
+
+def recovery_s(probes: Iterable[Probe], killed: float, until: float) -> float | None:
+    """Seconds from the kill until the function was served again for good; None: not before
+    ``until`` (the next kill)."""
+    window = sorted(
+        (p for p in probes if killed <= p.started < until), key=lambda probe: probe.started
+    )
+    failed_until = max((p.ended for p in window if p.problem is not None), default=killed)
+    good = [p.ended for p in window if p.problem is None and p.started >= failed_until]
+    return min(good) - killed if good else None
+
+
+def slowest(parts: Sequence[float | None]) -> float | None:
+    """All have to be back: the slowest counts; None where one is not."""
+    return None if any(part is None for part in parts) else max(p for p in parts if p is not None)
