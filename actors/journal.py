@@ -48,7 +48,7 @@ class PostgresJournal:
         rows = await persist(
             lambda: self._tasks.steps(self._task_id), self._clock, self._deadline, self._patience
         )
-        return {row.name: _output(row) for row in rows}
+        return {row.name: output_of(row) for row in rows}
 
     async def commit(self, step: StepOutput) -> StepOutput:
         """A repeat (its first answer was lost) gives the step that is kept."""
@@ -82,7 +82,7 @@ class PostgresJournal:
                 self.cost_micros = (self.cost_micros or 0.0) + call.cost_micros
         if self._border is not None:
             await self._border()
-        return _output(row)
+        return output_of(row)
 
     async def ask(self, step: str, question: Any, timeout_s: float) -> Asked:
         """The question as the database has it: put once, whichever attempt asks."""
@@ -101,7 +101,7 @@ class PostgresJournal:
         return Asked(row.expires_at.timestamp(), verdict, row.expired, new)
 
 
-def _output(row: StepRow) -> StepOutput:
+def output_of(row: StepRow) -> StepOutput:
     return StepOutput(
         name=row.name,
         position=row.position,

@@ -76,6 +76,10 @@ class TaskClient:
         """Why it came out as it did; the TaskTrace."""
         return self._call("GET", f"/v1/mesh/tasks/{task_id}/trace")
 
+    def replay(self, task_id: str) -> dict[str, Any]:
+        """Whether its graph takes the recorded path again; the Replay."""
+        return self._call("GET", f"/v1/mesh/tasks/{task_id}/replay")
+
     def cancel(self, task_id: str) -> dict[str, Any]:
         return self._call("DELETE", f"/v1/mesh/tasks/{task_id}")
 

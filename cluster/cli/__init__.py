@@ -17,7 +17,9 @@ from cluster.cli import (
     job,
     key,
     logs,
+    mcp,
     models,
+    replay,
     status,
     trace,
     up,
@@ -66,6 +68,8 @@ app.command("status")(status.status)
 app.command("doctor")(doctor.doctor)
 app.command("write")(write.write)
 app.command("trace")(trace.trace)
+app.command("replay")(replay.replay)
+app.command("mcp")(mcp.mcp)
 app.command("logs")(logs.logs)
 app.add_typer(models.app, name="models")
 app.add_typer(key.app, name="key")

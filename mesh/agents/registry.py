@@ -144,6 +144,11 @@ class Registry:
             raise invalid_field("kind", f"{kind.value} is not known in version {version}")
         return spec
 
+    def spec_of(self, kind: TaskKind, graph: str | None) -> KindSpec:
+        """The spec of a task's graph (``kind:version:hash``; None: the newest). Raises
+        InvalidInput."""
+        return self.spec_for(kind, None if graph is None else int(graph.split(":")[1]))
+
     def check(self, request: TaskRequest) -> KindSpec:
         """The spec that takes this request. Raises InvalidInput naming the field."""
         spec = self.spec_for(request.kind)

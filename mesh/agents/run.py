@@ -90,6 +90,4 @@ async def undo_task(
 
 
 def _spec(task: TaskInput, kinds: Registry | None) -> KindSpec:
-    known = kinds or registry()
-    version = None if task.graph is None else int(task.graph.split(":")[1])
-    return known.spec_for(task.request.kind, version)
+    return (kinds or registry()).spec_of(task.request.kind, task.graph)

@@ -24,6 +24,7 @@ from serve_apps.gateway.routers.mesh import mesh_router
 from serve_apps.gateway.routers.meta import meta_router
 from serve_apps.gateway.routers.oauth import oauth_router
 from serve_apps.gateway.routers.openai import held_models, openai_router
+from serve_apps.gateway.routers.replay import replay_router
 from serve_apps.gateway.routers.streams import streams_router
 from serve_apps.gateway.routers.tools import tools_router
 from serve_apps.gateway.routers.trace import trace_router
@@ -59,6 +60,7 @@ def create_app(gateway: Gateway, authenticator: Authenticator | None = None) -> 
     app.include_router(mesh_router(gateway))
     app.include_router(approvals_router(gateway))
     app.include_router(tools_router(gateway))
+    app.include_router(replay_router(gateway))
     app.include_router(trace_router(gateway))
     app.include_router(streams_router(gateway))
     app.include_router(keys_router(gateway))

@@ -69,6 +69,7 @@ RULES: dict[str, dict[str, Rule]] = {
     "/v1/mesh/tasks/{task_id}/approvals/{step}": {
         "POST": _post(scopes.TASKS_APPROVE, idempotent=False)
     },
+    "/v1/mesh/tasks/{task_id}/replay": {"GET": Rule(scope=scopes.TASKS_READ)},
     "/v1/mesh/kinds": {"GET": Rule(scope=scopes.AGENTS_READ)},
     "/v1/mesh/tools": {"GET": Rule(scope=scopes.TOOLS_CALL)},
     "/v1/mcp": {"POST": Rule(scope=scopes.TOOLS_CALL, body=JSON)},

@@ -15,7 +15,7 @@ import asyncio
 import hashlib
 import random
 from collections.abc import Awaitable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -149,6 +149,23 @@ class FlowRun:
         """Steps that this execution ran itself."""
         self._owed: list[asyncio.Task[Any]] = []
 
+    def derive(self, task: TaskInput) -> FlowRun:
+        """The same execution, for a task within it: one journal, one stream, another request."""
+        inner = FlowRun(
+            task,
+            self.llm,
+            self.writer,
+            self.journal,
+            self.options,
+            self.clock,
+            self.deadline,
+            self.services,
+            self.rng,
+        )
+        inner.held = self.held
+        inner._owed = self._owed
+        return inner
+
     async def open(self) -> None:
         """Read the journal. Raises the error of a task that has begun to fail."""
         await self.read()
@@ -178,9 +195,12 @@ class FlowRun:
 
     async def say(self, type: EventType, data: dict[str, Any]) -> None:
         """Append an event, and wait until all that was said before is acknowledged, too."""
-        owed, self._owed = self._owed, []
+        owed = self._take_owed()
         if owed:
-            await asyncio.gather(self.writer.append(type, data), *owed)
+            # Shielded: a branch that is cancelled here takes no other's event with it.
+            await asyncio.gather(
+                self.writer.append(type, data), *(asyncio.shield(task) for task in owed)
+            )
         else:
             await self.writer.append(type, data)
 
@@ -189,15 +209,21 @@ class FlowRun:
         self._owed.append(asyncio.create_task(self.writer.append(type, data)))
         await asyncio.sleep(0)  # it takes its place in the queue now: nothing overtakes it
 
+    def _take_owed(self) -> list[asyncio.Task[Any]]:
+        """In place: flows within flows share the list."""
+        owed = self._owed[:]
+        self._owed.clear()
+        return owed
+
     async def settle(self) -> None:
         """Wait for what ``say_soon`` has left."""
-        owed, self._owed = self._owed, []
+        owed = self._take_owed()
         if owed:
             await asyncio.gather(*owed)
 
     async def close(self) -> None:
         """Let go of what is still being said: the run has failed or was cancelled."""
-        owed, self._owed = self._owed, []
+        owed = self._take_owed()
         for task in owed:
             task.cancel()
         await asyncio.gather(*owed, return_exceptions=True)
@@ -300,7 +326,7 @@ class FlowRun:
             deadline=deadline,
             services=self.services,
             input=plan.input,
-            steps=_Inner(self, plan),
+            steps=Inner(self, plan),
         )
         if plan.timeout_s is None:
             return await plan.agent.run(context)
@@ -318,7 +344,7 @@ class _Final(Exception):
         self.body = {"code": error.code, "message": error.message, "details": error.details}
 
 
-class _Inner:
+class Inner:
     """``SubSteps`` of one step: named ``parent/name``, at positions after its own."""
 
     def __init__(self, run: FlowRun, plan: StepPlan) -> None:
@@ -413,26 +439,3 @@ def finished_event(step: StepOutput, *, replayed: bool = False) -> dict[str, Any
 def base_name(name: str) -> str:
     """The step's name without items, hops and parents: a label that stays bounded."""
     return name.rsplit("/", 1)[-1].split("[", 1)[0].split(":", 1)[0]
-
-
-def derived(run: FlowRun, task: TaskInput) -> FlowRun:
-    """The same execution, for a task within it: one journal, one stream, another request."""
-    inner = FlowRun(
-        task,
-        run.llm,
-        run.writer,
-        run.journal,
-        run.options,
-        run.clock,
-        run.deadline,
-        run.services,
-        run.rng,
-    )
-    inner.held = run.held
-    inner._owed = run._owed
-    return inner
-
-
-def task_within(task: TaskInput, **request: Any) -> TaskInput:
-    """The task input of a task within a task."""
-    return replace(task, request=task.request.model_copy(update=request))

@@ -10,7 +10,7 @@ import orjson
 
 from mesh.agents.agent import AgentOptions, Journal, StepOutput, TaskInput, TimeLeft
 from mesh.agents.graph.check import check
-from mesh.agents.graph.durable import FAILED, FlowRun, derived
+from mesh.agents.graph.durable import FAILED, FlowRun
 from mesh.agents.graph.execute import Scope, Walk
 from mesh.agents.graph.layout import Layout
 from mesh.agents.graph.nodes import (
@@ -99,7 +99,7 @@ class Graph:
         self, run: FlowRun, task: TaskInput, prefix: str, base: int
     ) -> dict[str, StepOutput]:
         """Run within a step of another graph: its rows are ``prefix`` and their names."""
-        return await self.walk(derived(run, task), prefix, base)
+        return await self.walk(run.derive(task), prefix, base)
 
 
 def _steps(node: Node) -> Iterator[Step]:

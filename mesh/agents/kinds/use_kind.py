@@ -24,6 +24,8 @@ class UseKind:
     spec: KindSpec
     model: str | None = None
     step: str = "task"
+    replays: bool = True
+    """It only puts steps together: a replay runs it."""
 
     @property
     def room(self) -> int:
