@@ -233,7 +233,8 @@ async def run(
         _tasks_claim(f"{len(done)} kills, seed {seed}", len(load.tasks), states, problems),
         Claim(
             f"acknowledged memories lost after {len(done)} kills",
-            f"{len(lost[0])} of {stored} by id, {len(lost[1])} of {min(stored, searched)} by search",
+            f"by id {len(lost[0])} of {stored}, "
+            f"by search {len(lost[1])} of {min(stored, searched)}",
             "0",
             stored > 0 and not lost[0] and not lost[1],
         ),

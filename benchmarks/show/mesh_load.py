@@ -25,33 +25,10 @@ ENDED = ("succeeded", "failed", "cancelled")
 BATCH = 3
 """Memories a write."""
 WRITE_PAUSE_S = 0.4
-_WORDS = [
-    "amber",
-    "basil",
-    "cedar",
-    "delta",
-    "ember",
-    "fable",
-    "grove",
-    "hazel",
-    "ivory",
-    "jolly",
-    "karma",
-    "linen",
-    "maple",
-    "noble",
-    "olive",
-    "pearl",
-    "quartz",
-    "river",
-    "sable",
-    "tulip",
-    "umber",
-    "velvet",
-    "willow",
-    "yarrow",
-    "zephyr",
-]
+_WORDS = (
+    *("amber", "basil", "cedar", "delta", "ember", "fable", "grove", "hazel", "ivory", "jolly"),
+    *("karma", "linen", "maple", "noble", "olive", "pearl", "quartz", "river", "sable", "tulip"),
+)
 
 
 @dataclass(slots=True)

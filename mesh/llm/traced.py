@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import aclosing
-from typing import Any
+from contextlib import asynccontextmanager
+from typing import Any, Protocol, TypeVar
 
 import orjson
 from opentelemetry.trace import Span, SpanKind
@@ -16,6 +16,7 @@ from mesh.core.tracing import current_traceparent, fail_span, start_span, tracep
 from mesh.llm.client import ModelClient
 from mesh.llm.engine import Wire
 
+S = TypeVar("S")
 _SAMPLED = "01"
 _TAIL = 8_192
 """Bytes at the end of a relayed stream in which its usage is looked for."""
@@ -114,13 +115,13 @@ class TracedClient:
 
     def _stream(
         self,
-        ask: Callable[..., Any],
+        ask: Callable[..., AsyncIterator[S]],
         operation: Operation,
         body: Wire,
         timeout_s: float,
         traceparent: str | None,
-        notes: Callable[[], _Wires | _Frames],
-    ) -> Any:
+        notes: Callable[[], _Notes[S]],
+    ) -> AsyncIterator[S]:
         parent = traceparent or current_traceparent()
         if not _sampled(parent):
             return ask(body, timeout_s=timeout_s, traceparent=traceparent)
@@ -130,12 +131,12 @@ class TracedClient:
 
 
 async def _followed(
-    inner: AsyncGenerator[Any, None], current: Span, notes: _Wires | _Frames
-) -> AsyncGenerator[Any, None]:
+    inner: AsyncIterator[S], current: Span, notes: _Notes[S]
+) -> AsyncGenerator[S, None]:
     started = time.monotonic()
     first: float | None = None
     try:
-        async with aclosing(inner) as items:
+        async with closing(inner) as items:
             async for item in items:
                 if first is None:
                     first = time.monotonic() - started
@@ -150,6 +151,23 @@ async def _followed(
         current.end()
 
 
+class _Notes(Protocol[S]):
+    def see(self, item: S) -> None: ...
+
+    def answer(self) -> tuple[dict[str, Any], tuple[str, ...]]: ...
+
+
+@asynccontextmanager
+async def closing(inner: AsyncIterator[S]) -> AsyncIterator[AsyncIterator[S]]:
+    """Close the iterator whatever happens: that frees the engine's slot."""
+    try:
+        yield inner
+    finally:
+        close = getattr(inner, "aclose", None)
+        if close is not None:
+            await close()
+
+
 class _Wires:
     """What a stream of chunks says of itself."""
 
@@ -157,13 +175,11 @@ class _Wires:
         self._answer: dict[str, Any] = {}
         self._reasons: list[str] = []
 
-    def see(self, chunk: Any) -> None:
-        if not isinstance(chunk, dict):
-            return
+    def see(self, item: Wire) -> None:
         for name in ("id", "model", "usage"):
-            if chunk.get(name):
-                self._answer[name] = chunk[name]
-        for choice in chunk.get("choices") or ():
+            if item.get(name):
+                self._answer[name] = item[name]
+        for choice in item.get("choices") or ():
             if isinstance(choice, dict) and choice.get("finish_reason"):
                 self._reasons.append(str(choice["finish_reason"]))
 
@@ -177,17 +193,19 @@ class _Frames:
     def __init__(self) -> None:
         self._tail = b""
 
-    def see(self, frames: bytes) -> None:
-        self._tail = (self._tail + frames)[-_TAIL:]
+    def see(self, item: bytes) -> None:
+        self._tail = (self._tail + item)[-_TAIL:]
 
     def answer(self) -> tuple[dict[str, Any], tuple[str, ...]]:
         notes = _Wires()
         for frame in self._tail.split(b"\n\n"):
             _, marker, data = frame.partition(b"data: ")
             try:
-                notes.see(orjson.loads(data) if marker else None)
+                chunk = orjson.loads(data) if marker else None
             except orjson.JSONDecodeError:
                 continue  # the first may be cut off, the last is [DONE]
+            if isinstance(chunk, dict):
+                notes.see(chunk)
         return notes.answer()
 
 

@@ -157,7 +157,7 @@ async def test_a_stream_that_is_away_is_said(house: House) -> None:
 
             return nothing()
 
-    gateway = replace(house.gateway, streams=Away())  # type: ignore[arg-type]
+    gateway = replace(house.gateway, streams=Away())  # type: ignore[arg-type, unused-ignore]
     away = replace(house, gateway=gateway, app=create_app(gateway))
     async with away.client() as client:
         body = (await client.get(f"/v1/mesh/tasks/{task}/trace")).json()

@@ -184,7 +184,7 @@ def test_law_a_given_token_is_always_valid(seed: int, weather: list[bool]) -> No
             expires[granted.token] = clock.monotonic() + granted.expires_in_s
             return granted
 
-        endpoint.fetch = noted  # type: ignore[method-assign]
+        endpoint.fetch = noted  # type: ignore[method-assign, assignment]
         source = ServiceTokenSource(Service.JOB, endpoint, clock, random.Random(seed))
         for up in weather:
             endpoint.up = up
