@@ -1,7 +1,7 @@
 """The job that trains the classifier: ``python -m cluster.jobs.train_classifier``.
 
-On the cluster it embeds with the embedder that serves there already; alone (``--local``) it loads
-the embedding model itself. The corpus is fetched once and checked against its known sum.
+On the cluster it embeds with the embedder that serves there already, through the gateway and with
+a token of its own as the service ``job``; alone (``--local``) it loads the embedding model itself. The corpus is fetched once and checked against its known sum.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from cluster.jobs.submit import RESULT_MARK
 from mesh.agents.classifier import artefact, corpus
 from mesh.agents.classifier.corpus import Message
 from mesh.agents.classifier.train import TrainOptions, train
+from mesh.core.errors import Unavailable
 from mesh.core.settings import (
     SETTINGS_VARIABLE,
     Settings,
@@ -28,6 +30,8 @@ from mesh.core.settings import (
 from mesh.llm.store import ModelStore
 
 EMBED_TIMEOUT_S = 120.0
+EMBED_BATCH = 64
+"""Texts a request: their vectors are a megabyte of JSON or so."""
 _SAY_EVERY_S = 2.0
 
 Embed = Callable[[Sequence[str]], Sequence[Sequence[float]]]
@@ -83,23 +87,36 @@ def local_embedder(settings: Settings, store: ModelStore) -> Embed:
     return lambda texts: encoder.encode(list(texts))
 
 
-def cluster_embedder() -> Embed:
+@contextmanager
+def cluster_embedder(settings: Settings) -> Iterator[Embed]:
     """The embedder that serves on the cluster which this process is a job of."""
-    import ray
+    from actors.gateway_client import gateway_client
+    from mesh.security.services import Service
 
-    from actors.llm_backend import ServeEmbedder
-    from actors.names import NAMESPACE
-    from cluster.loopback import apply
-
-    apply()
-    ray.init(
-        address="auto", namespace=NAMESPACE, log_to_driver=False, configure_logging=False
-    )
     loop = asyncio.new_event_loop()
-    embedder = ServeEmbedder()
-    return lambda texts: loop.run_until_complete(
-        embedder.embed(list(texts), timeout_s=EMBED_TIMEOUT_S)
-    )
+    opening = gateway_client(settings, Service.JOB, timeout_s=EMBED_TIMEOUT_S)
+    client = loop.run_until_complete(opening.__aenter__())
+
+    async def embed(texts: Sequence[str]) -> list[list[float]]:
+        vectors: list[list[float]] = []
+        for start in range(0, len(texts), EMBED_BATCH):
+            body = {
+                "model": settings.llm.embedding_model,
+                "input": list(texts[start : start + EMBED_BATCH]),
+            }
+            answer = await client.post("/v1/embeddings", json=body)
+            if answer.status_code != 200:
+                raise Unavailable(
+                    f"The gateway did not embed: {answer.status_code} {answer.text[:200]}"
+                )
+            vectors += [entry["embedding"] for entry in answer.json()["data"]]
+        return vectors
+
+    try:
+        yield lambda texts: loop.run_until_complete(embed(texts))
+    finally:
+        loop.run_until_complete(opening.__aexit__(None, None, None))
+        loop.close()
 
 
 def _settings(store: Path | None) -> Settings:
@@ -119,13 +136,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     settings = _settings(given.store)
     store = ModelStore(settings.store_directory, environ=os.environ)
-    embed = local_embedder(settings, store) if given.local else cluster_embedder()
 
     def say(line: str) -> None:
         sys.stdout.write(line + "\n")
         sys.stdout.flush()
 
-    result = run(settings, store, embed, given.limit, given.seed, say)
+    if given.local:
+        embed = local_embedder(settings, store)
+        result = run(settings, store, embed, given.limit, given.seed, say)
+    else:
+        with cluster_embedder(settings) as embed:
+            result = run(settings, store, embed, given.limit, given.seed, say)
     say(RESULT_MARK + json.dumps(result))
     return 0
 

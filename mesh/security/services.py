@@ -58,7 +58,8 @@ GRANTS: dict[Service, Grant] = {
     Service.COORDINATOR: Grant(_READS),
     Service.SUPERVISOR: Grant(_READS | {scopes.METRICS_READ}),
     Service.JOB: Grant(
-        _READS | {scopes.METRICS_READ}, _MODELS | {scopes.TASKS_READ, scopes.TASKS_WRITE}
+        _READS | {scopes.METRICS_READ, scopes.EMBEDDINGS_WRITE},
+        _MODELS | {scopes.TASKS_READ, scopes.TASKS_WRITE},
     ),
 }
 

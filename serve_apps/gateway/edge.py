@@ -28,6 +28,7 @@ from mesh.core.logging import get_logger
 from mesh.core.tracing import current_traceparent, span
 from mesh.llm.cache.note import cache_note
 from mesh.llm.call import Call, calling
+from mesh.security.principal import NO_WORKSPACE
 from serve_apps.gateway.answers import JSON, dumps, error_body, error_headers
 from serve_apps.gateway.auth import Authenticator
 from serve_apps.gateway.body import Replay, check_media, discard, read_body
@@ -199,8 +200,8 @@ class Edge:
         if method == "HEAD":
             scope = {**scope, "method": "GET"}
         principal = context.principal
-        if principal is None:
-            await self.api(scope, receive, send)
+        if principal is None or principal.workspace_id == NO_WORKSPACE:
+            await self.api(scope, receive, send)  # nobody pays for the runtime's own work
             return
         call = Call(principal.workspace_id, principal.key_id, priority=priority_of(headers))
         # Whoever calls a model within this does so for this key, and tells of the cache.

@@ -38,8 +38,8 @@ PUBLIC = Rule(credential="none")
 BROWSER = Rule(credential="bearer or basic")
 
 
-def _post(scope: str, *, idempotent: bool = True) -> Rule:
-    return Rule(scope=scope, body=JSON, idempotent=idempotent)
+def _post(scope: str, *, idempotent: bool = True, workspace: bool = True) -> Rule:
+    return Rule(scope=scope, body=JSON, idempotent=idempotent, workspace=workspace)
 
 
 RULES: dict[str, dict[str, Rule]] = {
@@ -55,7 +55,8 @@ RULES: dict[str, dict[str, Rule]] = {
     "/v1/models/{model_id}": {"GET": Rule(scope=scopes.MODELS_READ, workspace=False)},
     "/v1/chat/completions": {"POST": _post(scopes.CHAT_WRITE)},
     "/v1/completions": {"POST": _post(scopes.CHAT_WRITE)},
-    "/v1/embeddings": {"POST": _post(scopes.EMBEDDINGS_WRITE)},
+    # Jobs of the runtime itself train on what no workspace owns.
+    "/v1/embeddings": {"POST": _post(scopes.EMBEDDINGS_WRITE, workspace=False)},
     "/v1/mesh/tasks": {"GET": Rule(scope=scopes.TASKS_READ), "POST": _post(scopes.TASKS_WRITE)},
     "/v1/mesh/tasks/{task_id}": {
         "GET": Rule(scope=scopes.TASKS_READ),

@@ -458,3 +458,14 @@ async def test_an_expired_token_is_no_guess() -> None:
 def test_only_our_own_proxies_are_believed(peer: str, forwarded: bytes, address: str) -> None:
     headers = {b"x-forwarded-for": forwarded} if forwarded else {}
     assert client_address(peer, headers, ("127.0.0.1", "::1")) == address
+
+
+async def test_a_job_embeds_for_the_runtime_and_nobody_pays(house: House) -> None:
+    async with house.client(await token_of(house, Service.JOB)) as client:
+        answer = await client.post(
+            "/v1/embeddings", json={"model": "fake-embed", "input": ["a", "b"]}
+        )
+        assert answer.status_code == 200, answer.text
+        assert len(answer.json()["data"]) == 2
+        body = {"model": "fake", "messages": [{"role": "user", "content": "hi"}]}
+        shaped(await client.post("/v1/chat/completions", json=body), 403, "forbidden")
