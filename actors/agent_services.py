@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from actors.context import ProcessContext
+from actors.memory_open import open_memory
 from actors.streamed import streamed
 from actors.tools import open_tools
 from mesh.agents.services import AgentServices
@@ -26,7 +27,9 @@ async def open_services(context: ProcessContext, models: ModelClient | None) -> 
     tools = open_tools(settings.tools, context.clock)
     tools.start()
     version = settings.agents.classifier
+    memory = None if settings.security.secret is None else open_memory(context, models)
     return AgentServices(
+        memory=memory,
         embed=None if models is None else embed,
         tools=tools.box,
         streamed=streamed(context.streams),

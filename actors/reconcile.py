@@ -21,7 +21,16 @@ from actors.coordinator import Coordinator
 from actors.health import check_actor
 from actors.host import config_hash
 from actors.lookup import CONTROL, describe, find_actor
-from actors.names import COORDINATOR_PREFIX, NAMESPACE, WORKER_PREFIX, coordinator, worker
+from actors.memory_host import MemoryHost
+from actors.names import (
+    COORDINATOR_PREFIX,
+    MEMORY_HOST_PREFIX,
+    NAMESPACE,
+    WORKER_PREFIX,
+    coordinator,
+    memory_host,
+    worker,
+)
 from mesh.core.logging import get_logger
 from mesh.core.settings import Settings, settings_to_json
 from mesh.llm.engine import LLMClient
@@ -29,6 +38,7 @@ from mesh.llm.engine import LLMClient
 log = get_logger("reconcile")
 
 _CALL_S = 5.0
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +80,7 @@ async def reconcile(
     wanted = [
         *(coordinator(shard) for shard in range(agents.coordinators)),
         *(worker(index) for index in range(agents.workers)),
+        *(memory_host(index) for index in range(settings.memory.hosts)),
     ]
     adopted: list[str] = []
     ended: list[str] = []
@@ -113,7 +124,12 @@ def _is_worker(name: str) -> bool:
 
 def _is_ours(name: str) -> bool:
     # "coordinator" alone is an earlier release's.
-    return _is_worker(name) or name.startswith(COORDINATOR_PREFIX) or name == "coordinator"
+    prefixes = (WORKER_PREFIX, COORDINATOR_PREFIX, MEMORY_HOST_PREFIX)
+    return name.startswith(prefixes) or name == "coordinator"
+
+
+def _is_memory(name: str) -> bool:
+    return name.startswith(MEMORY_HOST_PREFIX)
 
 
 async def _named(namespace: str) -> list[str]:
@@ -143,12 +159,19 @@ def _create(
 ) -> None:
     settings_json = settings_to_json(settings)
     extra: dict[str, Any] = {}
-    if options.env:
-        extra["runtime_env"] = {"env_vars": dict(options.env)}
+    env = dict(options.env)
+    if _is_memory(name):
+        env = _ONE_THREAD | env  # many searches side by side, each by a thread of its own
+    if env:
+        extra["runtime_env"] = {"env_vars": env}
     if options.resources:
         extra["resources"] = dict(options.resources)
-    cls = AgentWorker if _is_worker(name) else Coordinator
-    shell = ray.remote(concurrency_groups={CONTROL: 16})(cls).options(
+    cls: type = Coordinator
+    if _is_worker(name):
+        cls = AgentWorker
+    elif _is_memory(name):
+        cls = MemoryHost
+    shell: Any = ray.remote(concurrency_groups={CONTROL: 16})(cls).options(
         name=name,
         namespace=options.namespace,
         lifetime="detached",
@@ -161,6 +184,8 @@ def _create(
     )
     if _is_worker(name):
         shell.remote(name, settings_json, llm, options.namespace)
+    elif _is_memory(name):
+        shell.remote(name, settings_json, options.namespace)
     else:
         shell.remote(int(name.removeprefix(COORDINATOR_PREFIX)), settings_json)
 

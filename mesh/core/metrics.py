@@ -73,6 +73,15 @@ WORKERS = _gauge("workers", "Agent workers as the coordinator sees them", "state
 FENCED = _counter("fenced_total", "Writes refused: a newer owner holds the lease", "what")
 LEASES_TAKEN_OVER = _counter("leases_taken_over_total", "Leases taken from a lost owner")
 
+# Memory
+MEMORY_WRITES = _counter("memory_writes_total", "Memories written, or there already", "outcome")
+MEMORY_RECALL_SECONDS = _histogram(
+    "memory_recall_seconds", "One recall, embedding excluded", _FAST, "mode", "outcome"
+)
+MEMORY_FORGOTTEN = _counter("memory_forgotten_total", "Memories erased", "why")
+MEMORY_CONSOLIDATED = _counter("memory_consolidated_total", "Memories merged, superseded", "how")
+MEMORY_ITEMS = _gauge("memory_items", "Memories that hosts hold in their indexes")
+
 # Streams
 STREAM_EVENTS = _counter("stream_events_total", "Events acknowledged by the log", "type")
 STREAM_COMMITS = _counter("stream_commits_total", "Round trips that wrote events")

@@ -11,8 +11,9 @@ from mesh.core.settings_section import Section
 
 
 class MemorySettings(Section):
-    hosts: int = Field(default=2, ge=1, le=64)
-    """Processes that own the shards; each takes over another's within seconds."""
+    hosts: int = Field(default=2, ge=0, le=64)
+    """Processes that own the shards; each takes over another's within seconds. 0: nothing is
+    remembered, and what was is read from the database."""
     lease_s: float = Field(default=2.0, gt=0.2)
     heartbeat_s: float = Field(default=0.4, gt=0.05)
     threads: int = Field(default=2, ge=1, le=64)

@@ -83,6 +83,6 @@ class MemoryOptions:
     gate: GateOptions = field(default_factory=GateOptions)
     index: IndexOptions = field(default_factory=IndexOptions)
     consolidation: ConsolidationOptions = field(default_factory=ConsolidationOptions)
-    policies: Mapping[MemoryKind, KindPolicy] = POLICIES
+    policies: Mapping[MemoryKind, KindPolicy] = field(default_factory=lambda: dict(POLICIES))
     pool: int = 64
     """Candidates of each namespace that are ranked."""

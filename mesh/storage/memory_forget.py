@@ -15,7 +15,7 @@ from mesh.core.errors import NotFound
 from mesh.memory.forgetting import Redactor
 from mesh.memory.placement import bucket_of
 from mesh.storage.leases import Lease, check_leases
-from mesh.storage.memory_rows import Closure, Erased
+from mesh.storage.memory_rows import Citing, Closure, Erased
 from mesh.storage.pool import Connection, Database
 
 MAX_DEPTH = 16
@@ -82,9 +82,11 @@ SELECT (SELECT count(*) FROM memory_items WHERE id = ANY($1::uuid[]))
         WHERE namespace = ANY($2::uuid[]) AND created_at < $3) AS n
 """
 _CITING = """
-SELECT DISTINCT c.task_id, t.state IN ('queued', 'running') AS open
+SELECT c.task_id, t.state NOT IN ('succeeded', 'failed', 'cancelled') AS open,
+    array_agg(c.item) AS items
 FROM memory_citations c JOIN tasks t ON t.id = c.task_id
 WHERE c.item = ANY($1::uuid[]) AND t.workspace_id = $2
+GROUP BY c.task_id, t.state
 """
 _TASK = "SELECT request, result, error FROM tasks WHERE id = $1 FOR NO KEY UPDATE"
 _STEPS = "SELECT name, output, decisions FROM steps WHERE task_id = $1 FOR NO KEY UPDATE"
@@ -132,7 +134,7 @@ class ForgetRepository:
             snapshots = await connection.fetch(_DELETE_SNAPSHOTS, namespaces)
             pairs |= {(bucket_of(row["shard"]), row["id"]) for row in snapshots}
             keys = await self._drop(connection, pairs)
-            return Erased(len(rows), keys, tuple(row["id"] for row in snapshots))
+            return Erased(len(rows), keys, len(snapshots), tuple(namespaces))
 
         return await self._db.transact(work)
 
@@ -202,10 +204,10 @@ class ForgetRepository:
         assert row is not None
         return int(row["n"])
 
-    async def citing(self, workspace: UUID, items: Sequence[UUID]) -> dict[UUID, bool]:
-        """Tasks that read one of these; whether each still runs."""
+    async def citing(self, workspace: UUID, items: Sequence[UUID]) -> list[Citing]:
+        """Tasks that read one of these."""
         rows = await self._db.fetch(_CITING, [*items], workspace)
-        return {row["task_id"]: row["open"] for row in rows}
+        return [Citing(row["task_id"], row["open"], tuple(row["items"])) for row in rows]
 
     async def black_out(self, task: UUID, redactor: Redactor) -> int:
         """In the task's request, result and steps; gives how many places."""

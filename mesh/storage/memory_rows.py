@@ -101,13 +101,25 @@ class Closure:
 
 
 @dataclass(frozen=True, slots=True)
+class Citing:
+    """A task that read memories."""
+
+    task: UUID
+    open: bool
+    """It has not ended: it may still write down what it read."""
+    items: tuple[UUID, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Erased:
     """Rows that one erasure removed."""
 
     items: int = 0
     keys: int = 0
-    snapshots: tuple[UUID, ...] = ()
-    """Their ids: whoever holds the files removes them."""
+    snapshots: int = 0
+    """Whoever holds their files removes them."""
+    namespaces: tuple[UUID, ...] = ()
+    """That lost something, by their blind ids."""
 
 
 def record_of(row: asyncpg.Record) -> Record:

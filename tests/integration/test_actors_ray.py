@@ -34,6 +34,7 @@ from actors.names import coordinator, worker
 from actors.reconcile import ReconcileOptions, end_all, reconcile
 from mesh.contracts.tasks import TaskState
 from mesh.core.settings import AgentSettings, LLMSettings, PostgresSettings, RedisSettings, Settings
+from mesh.core.settings_memory import MemorySettings
 from mesh.llm.fake import FaultPlan
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,6 +70,7 @@ def settings(database_dsn: str, valkey_url: str) -> Settings:
         postgres=PostgresSettings(url=SecretStr(database_dsn), pool_max=4),
         redis=RedisSettings(url=SecretStr(valkey_url)),
         llm=LLMSettings(engine="fake", model="fake"),
+        memory=MemorySettings(hosts=0),  # their own tests are in test_memory_host
         agents=AgentSettings(workers=2, slots=8, lease_s=2.0, heartbeat_s=0.2),
     )
 

@@ -1,0 +1,187 @@
+"""Which shards a host owns: its presence, its leases, and moving shards as hosts come and go.
+
+A host says that it lives by a lease of its own; rendezvous hashing over the living says who should
+own what. What it holds and should not, it hands over (nothing is written any more, the lease ends
+at once); what it should hold and does not, it takes as soon as the lease is free. A host that dies
+is missed when its leases run out; one that comes back as a new incarnation takes its own at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from mesh.core import metrics
+from mesh.core.clock import Clock
+from mesh.core.errors import MailyError, Unavailable
+from mesh.core.logging import get_logger
+from mesh.memory.placement import (
+    HOST_KEY_PREFIX,
+    SHARD_KEY_PREFIX,
+    host_key,
+    shard_key,
+    shards_of,
+)
+from mesh.storage.leases import Lease, Leases
+
+log = get_logger("memory.shards")
+
+_AT_ONCE = 4
+"""Shards acquired side by side: other work needs connections, too."""
+
+
+def not_owner(shard: int) -> Unavailable:
+    """What a caller with an old directory is told: to look again."""
+    return Unavailable(
+        "Another host owns this shard now.", {"part": "memory", "moved": shard}, retry_after_s=0.2
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ShardOptions:
+    """Rhythms, in seconds."""
+
+    lease_s: float = 2.0
+    heartbeat_s: float = 0.4
+
+
+class Shards:
+    """One per host. ``left``: told which shards are not ours any more, at once."""
+
+    def __init__(
+        self,
+        host: str,
+        leases: Leases,
+        clock: Clock,
+        options: ShardOptions,
+        left: Callable[[frozenset[int]], None],
+    ) -> None:
+        self.host = host
+        self.owner = f"{host}/{secrets.token_hex(6)}"
+        self._leases = leases
+        self._clock = clock
+        self._options = options
+        self._left = left
+        self._held: dict[int, Lease] = {}
+        self._until = 0.0
+        """Monotonic time until which all that is held is surely ours."""
+        self._presence: Lease | None = None
+        self._hosts: tuple[str, ...] = ()
+        self._moves = 0
+        self._failing: str | None = "it has not looked for its shards yet"
+        self._wake = asyncio.Event()
+
+    @property
+    def held(self) -> frozenset[int]:
+        return frozenset(self._held) if self._sure() else frozenset()
+
+    def lease(self, shard: int) -> Lease:
+        """Raises Unavailable (``not_owner``): it is not ours, or may not be."""
+        if shard not in self._held or not self._sure():
+            raise not_owner(shard)
+        return self._held[shard]
+
+    def leases(self, shards: Sequence[int]) -> list[Lease]:
+        """As ``lease``, of each."""
+        return [self.lease(shard) for shard in shards]
+
+    def doubt(self) -> None:
+        """A write was fenced: look at once."""
+        self._wake.set()
+
+    def unhealthy(self) -> str | None:
+        return self._failing
+
+    def statistics(self) -> dict[str, int | float]:
+        return {"shards": len(self._held), "hosts": len(self._hosts), "moves": self._moves}
+
+    async def run(self) -> None:
+        """Until cancelled; then everything is given back."""
+        try:
+            await self._leases.release_former(HOST_KEY_PREFIX, f"{self.host}/", self.owner)
+            await self._leases.release_former(SHARD_KEY_PREFIX, f"{self.host}/", self.owner)
+            while True:
+                try:
+                    await self._tick()
+                    self._failing = None
+                except MailyError as error:
+                    self._failing = error.message
+                self._wake.clear()
+                try:
+                    async with asyncio.timeout(self._options.heartbeat_s):
+                        await self._wake.wait()
+                except TimeoutError:
+                    pass
+        finally:
+            await asyncio.shield(self._leave())
+
+    def _sure(self) -> bool:
+        return self._clock.monotonic() < self._until
+
+    async def _tick(self) -> None:
+        began = self._clock.monotonic()
+        await self._show()
+        await self._renew(began)
+        self._hosts = tuple(
+            lease.key.removeprefix(HOST_KEY_PREFIX)
+            for lease in await self._leases.held(HOST_KEY_PREFIX)
+        )
+        wanted = shards_of(self.host, self._hosts)
+        await self._hand_over(frozenset(self._held) - wanted)
+        await self._take(sorted(wanted - frozenset(self._held)))
+
+    async def _show(self) -> None:
+        ttl = self._options.lease_s
+        if self._presence is not None:
+            renewed = await self._leases.renew_many([self._presence], ttl)
+            self._presence = renewed[0] if renewed else None
+        if self._presence is None:
+            self._presence = await self._leases.acquire(host_key(self.host), self.owner, ttl)
+
+    async def _renew(self, began: float) -> None:
+        if self._held:
+            renewed = await self._leases.renew_many([*self._held.values()], self._options.lease_s)
+            kept = {int(i.key.removeprefix(SHARD_KEY_PREFIX)): i for i in renewed}
+            lost = frozenset(self._held) - frozenset(kept)
+            self._held = kept
+            if lost:
+                metrics.FENCED.labels("memory").inc()
+                log.warning("shards.lost", shards=sorted(lost), host=self.host)
+                self._left(lost)
+        self._until = began + self._options.lease_s
+
+    async def _hand_over(self, shards: frozenset[int]) -> None:
+        if not shards:
+            return
+        given = [self._held.pop(shard) for shard in sorted(shards)]
+        self._left(shards)
+        for lease in given:
+            await self._leases.release(lease)
+        self._moves += len(shards)
+        log.info("shards.handed_over", shards=sorted(shards), host=self.host)
+
+    async def _take(self, shards: list[int]) -> None:
+        gate = asyncio.Semaphore(_AT_ONCE)
+
+        async def one(shard: int) -> None:
+            async with gate:
+                lease = await self._leases.acquire(
+                    shard_key(shard), self.owner, self._options.lease_s
+                )
+            if lease is not None:
+                self._held[shard] = lease
+                self._moves += 1
+
+        await asyncio.gather(*(one(shard) for shard in shards))
+
+    async def _leave(self) -> None:
+        held, self._held = [*self._held.values()], {}
+        if self._presence is not None:
+            held.append(self._presence)
+        try:
+            async with asyncio.timeout(5.0):
+                await asyncio.gather(*(self._leases.release(lease) for lease in held))
+        except (TimeoutError, MailyError) as error:
+            log.info("shards.leave", error=type(error).__name__)  # they run out by themselves

@@ -1,0 +1,174 @@
+"""What the tests of memory share: hosts without Ray, and vectors without a model."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+from pydantic import SecretStr
+
+from actors.context import ProcessContext
+from actors.memory_loop import MemoryLoop
+from actors.memory_open import OpenMemory, host_options, open_host_parts, open_memory
+from mesh.contracts.memory import MemoryKind, MemoryQuery, Namespace, NamespaceKind, NewMemory
+from mesh.core.errors import Unavailable
+from mesh.core.ids import uuid7
+from mesh.core.settings import PostgresSettings, RedisSettings, Settings
+from mesh.core.settings_memory import MemorySettings
+from mesh.core.settings_tree import SecuritySettings
+
+SECRET = "a secret of more than thirty-two bytes for tests"
+DIMENSIONS = 32
+BRAND = Namespace(kind=NamespaceKind.WORKSPACE)
+
+
+def contact(name: str) -> Namespace:
+    return Namespace(kind=NamespaceKind.CONTACT, id=name)
+
+
+def embed_text(text: str, dimensions: int = DIMENSIONS) -> list[float]:
+    """Texts that share words are alike."""
+    total = np.zeros(dimensions)
+    for word in text.casefold().replace(".", " ").replace(",", " ").split():
+        seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "big")
+        total += np.random.default_rng(seed).standard_normal(dimensions)
+    if not total.any():
+        total[0] = 1.0
+    unit: list[float] = (total / np.linalg.norm(total)).tolist()
+    return unit
+
+
+class WordModel:
+    """``ModelClient``, as far as memory needs it. ``away``: it does not answer."""
+
+    def __init__(self) -> None:
+        self.away = False
+        self.texts: list[str] = []
+
+    async def embed(self, texts: Sequence[str], *, timeout_s: float) -> list[list[float]]:
+        if self.away:
+            raise Unavailable("the model is away")
+        self.texts.extend(texts)
+        return [embed_text(text) for text in texts]
+
+
+def memory(text: str, namespace: Namespace = BRAND, **more: Any) -> NewMemory:
+    return NewMemory(**{"namespace": namespace, "kind": MemoryKind.FACT, "text": text} | more)
+
+
+def asked(text: str, *namespaces: Namespace, **more: Any) -> MemoryQuery:
+    return MemoryQuery(text=text, namespaces=list(namespaces) or [BRAND], **more)
+
+
+@dataclass
+class LocalHosts:
+    """Hosts of this process, called like actors. A killed one never answers again."""
+
+    context: ProcessContext
+    hosts: dict[str, MemoryLoop] = field(default_factory=dict)
+    tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    calls: list[tuple[str, str]] = field(default_factory=list)
+    pool: asyncio.TaskGroup | None = None
+
+    async def call(self, host: str, method: str, args: tuple[Any, ...], timeout_s: float) -> Any:
+        self.calls.append((host, method))
+        if host not in self.hosts:
+            raise Unavailable(f"{host} can't be reached")
+        async with asyncio.timeout(timeout_s):
+            return await getattr(self.hosts[host], method)(*args)
+
+    def start(self, name: str) -> MemoryLoop:
+        parts = open_host_parts(self.context)
+        loop = MemoryLoop(name, parts, host_options(self.context.settings))
+        self.hosts[name] = loop
+        self.tasks[name] = asyncio.create_task(loop.run())
+        return loop
+
+    async def stop(self, name: str) -> None:
+        """In order: leases are given back."""
+        del self.hosts[name]
+        task = self.tasks.pop(name)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    async def kill(self, name: str) -> MemoryLoop:
+        """It stops as if its process had died: leases run out by themselves."""
+        loop = self.hosts.pop(name)
+        task = self.tasks.pop(name)
+
+        async def nothing() -> None:
+            return None
+
+        loop.shards._leave = nothing  # type: ignore[method-assign]
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return loop
+
+    async def settled(self, *names: str) -> None:
+        """Until these hosts together own every shard."""
+        async with asyncio.timeout(15):
+            while sum(len(self.hosts[name].shards.held) for name in names) != 64:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+
+
+def settings_for(dsn: str, valkey: str, home: Path, **memory_settings: Any) -> Settings:
+    return Settings(
+        home=home,
+        postgres=PostgresSettings(url=SecretStr(dsn), pool_max=8),
+        redis=RedisSettings(url=SecretStr(valkey)),
+        security=SecuritySettings(secret=SecretStr(SECRET)),
+        memory=MemorySettings(
+            **{"lease_s": 0.8, "heartbeat_s": 0.1, "pass_s": 3_600.0} | memory_settings
+        ),
+    )
+
+
+@dataclass
+class House:
+    """Hosts, a client and a workspace."""
+
+    context: ProcessContext
+    hosts: LocalHosts
+    client: OpenMemory
+    model: WordModel
+    workspace: UUID
+
+    async def new_workspace(self) -> UUID:
+        identity = uuid7()
+        async with self.context.db.connection() as connection:
+            await connection.execute(
+                "INSERT INTO workspaces (id, name) VALUES ($1, $2)", identity, identity.hex
+            )
+        return identity
+
+    async def remember(self, *items: NewMemory, workspace: UUID | None = None) -> list[Any]:
+        return await self.client.remember(workspace or self.workspace, items, timeout_s=20)
+
+    async def recall(self, query: MemoryQuery, workspace: UUID | None = None) -> Any:
+        return await self.client.recall(workspace or self.workspace, query, timeout_s=20)
+
+
+@asynccontextmanager
+async def open_house(settings: Settings, *names: str) -> AsyncIterator[House]:
+    context = await ProcessContext.open(settings, "test")
+    hosts = LocalHosts(context)
+    model = WordModel()
+    client = open_memory(context, model, caller=hosts)  # type: ignore[arg-type]
+    house = House(context, hosts, client, model, UUID(int=0))
+    try:
+        for name in names or ("memory-host-0",):
+            hosts.start(name)
+        await hosts.settled(*hosts.hosts)
+        house.workspace = await house.new_workspace()
+        yield house
+    finally:
+        for name in list(hosts.hosts):
+            await hosts.stop(name)
+        await context.aclose()
