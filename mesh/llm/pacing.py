@@ -12,6 +12,8 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import TypeVar
 
+from mesh.core.errors import EngineError
+
 T = TypeVar("T")
 
 WINDOW_S = 0.010
@@ -37,5 +39,9 @@ async def paced(
 
 
 def sse_frames(chunks: list[bytes]) -> bytes:
-    """Chunks of JSON as Server-Sent Events, ready for the wire."""
+    """Chunks of JSON as Server-Sent Events, ready for the wire. Raises EngineError where one is
+    cut off: nobody after this looks into them."""
+    for chunk in chunks:
+        if chunk[-1:] != b"}":
+            raise EngineError("the engine sent something that is not JSON")
     return b"data: " + b"\n\ndata: ".join(chunks) + b"\n\n"

@@ -303,7 +303,9 @@ async def test_faults_are_set_at_run_time_and_the_next_engine_answers(client: Se
         await client.engine.set_faults({"unavailable": True})
     with pytest.raises(InvalidInput):
         await twins.set_faults({"explode": True})
-    assert await twins.set_faults({"unavailable": True}) == 2
+    async with asyncio.timeout(LIMIT_S):
+        while await twins.set_faults({"unavailable": True}) < 2:  # noqa: ASYNC110 - one was killed
+            await asyncio.sleep(0.2)
     body = {"model": "chain", "messages": USER, "max_tokens": 4, "seed": 1}
     answer = await client.chat(body, timeout_s=LIMIT_S)
     assert answer["model"] == MODEL

@@ -20,7 +20,7 @@ from typing import Any
 
 from mesh.contracts.trace import CallRecord
 from mesh.core.clock import Clock, SystemClock
-from mesh.core.errors import EngineError, MailyError, UnknownModel
+from mesh.core.errors import DeadlineExceeded, EngineError, MailyError, UnknownModel
 from mesh.core.logging import get_logger
 from mesh.core.metrics import LLM_RESUMED
 from mesh.llm.assemble import assemble_chat, assemble_completion
@@ -104,7 +104,7 @@ class RoutedClient:
     ) -> AsyncIterator[Wire]:
         async with aclosing(self._frames(body, True, timeout_s, traceparent)) as frames:
             async for item in frames:
-                for chunk in _parsed(item):
+                for chunk in chunks_of(item):
                     yield chunk
 
     async def stream_completion(
@@ -112,7 +112,7 @@ class RoutedClient:
     ) -> AsyncIterator[Wire]:
         async with aclosing(self._frames(body, False, timeout_s, traceparent)) as frames:
             async for item in frames:
-                for chunk in _parsed(item):
+                for chunk in chunks_of(item):
                     yield chunk
 
     def stream_chat_encoded(
@@ -175,7 +175,7 @@ class RoutedClient:
         if request.alternatives():
             wire = body | {"stream": True, "stream_options": {"include_usage": True}}
             async with aclosing(self._frames(wire, chat, timeout_s, traceparent)) as frames:
-                chunks = [chunk async for item in frames for chunk in _parsed(item)]
+                chunks = [chunk async for item in frames for chunk in chunks_of(item)]
             return assemble_chat(chunks) if chat else assemble_completion(chunks)
         started = asyncio.get_running_loop().time()
         answer: Wire = {}
@@ -202,21 +202,24 @@ class RoutedClient:
             started = loop.time()
             state.active += 1
             try:
-                answer = await state.target.backend.answer(
-                    request.body | {"model": state.target.model},
-                    chat=request.chat,
-                    timeout_s=request.left(),
-                    traceparent=request.traceparent,
-                    avoid=request.avoid,
-                )
+                async with asyncio.timeout_at(request.deadline):
+                    answer = await state.target.backend.answer(
+                        request.body | {"model": state.target.model},
+                        chat=request.chat,
+                        timeout_s=request.left(),
+                        traceparent=request.traceparent,
+                        avoid=request.avoid,
+                    )
             except Exception as error:
+                if isinstance(error, TimeoutError):
+                    error = DeadlineExceeded("the deadline passed before the answer")
                 tried.outcome = "failed"
                 tried.error = error.code if isinstance(error, MailyError) else "internal"
                 # Silent up to the deadline: where that was long it speaks against the engine.
                 silent = loop.time() - started > self._options.first_token_s
                 if verdict(error) == "failed" or (silent and loop.time() >= request.deadline):
                     permit.badly()
-                raise
+                raise error
             else:
                 tried.outcome = "ok"
                 permit.well()
@@ -338,10 +341,3 @@ class RoutedClient:
         state = self._states.get(name)
         if state is not None:
             state.leave()
-
-
-def _parsed(frames: bytes) -> list[Wire]:
-    try:
-        return chunks_of(frames)
-    except ValueError as error:
-        raise EngineError("the engine sent something that is not JSON") from error

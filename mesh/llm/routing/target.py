@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 
 import orjson
 
+from mesh.core.errors import EngineError
 from mesh.llm.engine import Engine, Wire
 from mesh.llm.pacing import sse_frames
 
@@ -106,12 +107,16 @@ class EngineBackend:
 
 
 def chunks_of(frames: bytes) -> list[Wire]:
-    """The chunks in whole SSE frames. ValueError where one is no JSON object."""
+    """The chunks in whole SSE frames. Raises EngineError where one is no JSON object."""
     chunks: list[Wire] = []
     for frame in frames.split(b"\n\n"):
-        if frame.startswith(b"data: "):
+        if not frame.startswith(b"data: "):
+            continue
+        try:
             chunk = orjson.loads(frame[6:])
-            if not isinstance(chunk, dict):
-                raise ValueError("a chunk is no object")
-            chunks.append(chunk)
+        except orjson.JSONDecodeError as error:
+            raise EngineError("the engine sent something that is not JSON") from error
+        if not isinstance(chunk, dict):
+            raise EngineError("the engine sent something that is no object")
+        chunks.append(chunk)
     return chunks
