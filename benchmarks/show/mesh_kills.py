@@ -94,7 +94,9 @@ def schedule(seed: int, kills: int, kinds: tuple[str, ...] = VICTIMS) -> list[Pl
     return planned[:kills]
 
 
-def probers(session: aiohttp.ClientSession, instance: Instance) -> list[Prober]:
+def probers(
+    session: aiohttp.ClientSession, instance: Instance, *, with_memory: bool
+) -> list[Prober]:
     """One for each function that users see."""
     namespace = {"kind": "campaign", "id": "probe"}
     count = 0
@@ -131,7 +133,13 @@ def probers(session: aiohttp.ClientSession, instance: Instance) -> list[Prober]:
         if stored["id"] not in [hit["id"] for hit in found]:
             raise RuntimeError("what was stored is not found")
 
-    return [Prober("chat", chat), Prober("task", task), Prober("memory", memory)]
+    found = [Prober("chat", chat), Prober("task and its events", task)]
+    return [*found, Prober("memory", memory)] if with_memory else found
+
+
+async def has_memory(session: aiohttp.ClientSession, instance: Instance) -> bool:
+    document = await call(session, instance, "GET", "/openapi.json")
+    return "/v1/memory/items" in document["paths"]
 
 
 async def event_types(
@@ -210,14 +218,16 @@ async def run(
     wanted = kills or (FULL_KILLS if full else QUICK_KILLS)
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector) as session:
-        watch = probers(session, instance)
-        load = MeshLoad(session, instance, seed, TASKS)
+        memory = await has_memory(session, instance)
+        watch = probers(session, instance, with_memory=memory)
+        load = MeshLoad(session, instance, seed, TASKS, memories=memory)
         probing = [asyncio.create_task(prober.run()) for prober in watch]
         loading = asyncio.create_task(load.run())
         butcher = Butcher(instance, watch)
         try:
             await _settled(watch)
-            await butcher.run(schedule(seed, wanted), FULL_S if full else QUICK_S)
+            kinds = tuple(k for k in VICTIMS if memory or k != "memory host")
+            await butcher.run(schedule(seed, wanted, kinds), FULL_S if full else QUICK_S)
             load.stop(patience_s=180.0)
             await loading
         finally:
@@ -236,7 +246,7 @@ async def run(
             f"by id {len(lost[0])} of {stored}, "
             f"by search {len(lost[1])} of {min(stored, searched)}",
             "0",
-            stored > 0 and not lost[0] and not lost[1],
+            stored > 0 and not lost[0] and not lost[1] if memory else None,
         ),
         _recovery_claim(done, butcher.problems, len(done) >= min(wanted, 100 if full else wanted)),
         _failures_claim(watch, done),

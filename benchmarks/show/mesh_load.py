@@ -51,9 +51,16 @@ class MeshLoad:
     """Start with ``run``; ``stop`` ends the submitting and writing, followers read on."""
 
     def __init__(
-        self, session: aiohttp.ClientSession, instance: Instance, seed: int, tasks: int
+        self,
+        session: aiohttp.ClientSession,
+        instance: Instance,
+        seed: int,
+        tasks: int,
+        *,
+        memories: bool = True,
     ) -> None:
-        """``tasks``: how many run at once."""
+        """``tasks``: how many run at once; ``memories``: whether any are written."""
+        self._remembers = memories
         self._session = session
         self._instance = instance
         self._rng = random.Random(seed)
@@ -69,7 +76,8 @@ class MeshLoad:
         async with asyncio.TaskGroup() as group:
             for slot in range(self._slots):
                 group.create_task(self._keep_a_task(slot))
-            group.create_task(self._remember())
+            if self._remembers:
+                group.create_task(self._remember())
 
     def stop(self, patience_s: float) -> None:
         """``patience_s``: how long followers may still read."""

@@ -1,7 +1,8 @@
 """The job that trains the classifier: ``python -m cluster.jobs.train_classifier``.
 
 On the cluster it embeds with the embedder that serves there already, through the gateway and with
-a token of its own as the service ``job``; alone (``--local``) it loads the embedding model itself. The corpus is fetched once and checked against its known sum.
+a token of its own as the service ``job``; alone (``--local``) it loads the embedding model itself.
+The corpus is fetched once and checked against its known sum.
 """
 
 from __future__ import annotations
