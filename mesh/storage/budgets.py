@@ -7,6 +7,7 @@ changes no sum over whole days.
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -213,7 +214,7 @@ class BudgetRepository:
         key_id: str | None = None,
         model: str | None = None,
         limit: int = 10_000,
-    ) -> list[UsageRow]:
+    ) -> builtins.list[UsageRow]:
         """By day, key and model; ``until`` is not included."""
         rows = await self._db.fetch(
             _USAGE, workspace_id, _midnight(since), _midnight(until), key_id, model, limit

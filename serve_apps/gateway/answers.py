@@ -94,7 +94,7 @@ def error_headers(error: MailyError) -> dict[str, str]:
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
     elif error.status in (429, 503) and error.retryable:
         headers["retry-after"] = "1"
-    elif error.status == 429:
+    if error.status == 429 and not error.retryable and (error.retry_after_s or 1e9) > SOON_S:
         headers["x-should-retry"] = "false"  # OpenAI's clients repeat a 429 unless they are told
     if error.status == 401:
         headers["www-authenticate"] = 'Bearer realm="maily"'

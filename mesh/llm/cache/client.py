@@ -5,7 +5,7 @@ A route without settings passes as it is, at the price of one look into a dictio
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 from uuid import UUID
@@ -192,7 +192,7 @@ class CachedClient:
         chat: bool,
         timeout_s: float,
         trace: str | None,
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         looked = self._look(body)
         found = None
         if looked is not None:

@@ -28,7 +28,7 @@ def chunks(answer: Wire, *, usage: bool) -> list[Wire]:
     """The stream of ``answer``; with its usage at the end where that was asked for."""
     choice: dict[str, Any] = answer["choices"][0]
     chat = "message" in choice
-    head = {key: answer[key] for key in ("id", "created", "model") if key in answer}
+    head: Wire = {key: answer[key] for key in ("id", "created", "model") if key in answer}
     head["object"] = "chat.completion.chunk" if chat else "text_completion"
     text: str = choice["message"]["content"] if chat else choice["text"]
 

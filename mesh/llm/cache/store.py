@@ -110,7 +110,7 @@ class CacheStore:
         best: tuple[str, float] | None = None
         try:
             async with asyncio.timeout(_TIMEOUT_S):
-                found: dict[bytes, bytes] = await self._redis.hgetall(key)
+                found: Any = await self._redis.hgetall(key)
             for member, sealed in found.items():
                 digest = member.decode("ascii").partition(":")[2]
                 other = array("f", self._sealer.open(sealed, f"{key} {digest}".encode()))
@@ -154,10 +154,12 @@ class CacheStore:
         """Delete every answer of the workspace; gives how many keys went. Raises RedisError."""
         base = _base(workspace_id)
         gone = 0
-        while popped := await self._redis.zpopmin(f"{base}index", 500):
+        while True:
+            popped: Any = await self._redis.zpopmin(f"{base}index", 500)
+            if not popped:
+                return gone
             names = [f"{base}{member.decode('ascii')}" for member, _ in popped]
             gone += int(await self._redis.unlink(*names))
-        return gone
 
     def _opened(self, sealed: bytes | None, key: str, epoch: int) -> Wire | None:
         if sealed is None:
