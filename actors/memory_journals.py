@@ -20,7 +20,7 @@ from redis.exceptions import RedisError
 from actors.names import MEMORY_EPOCH_PREFIX
 from mesh.core.logging import get_logger
 from mesh.memory.forgetting import Redactor
-from mesh.memory.record import open_payload
+from mesh.memory.record import Record, open_payload
 from mesh.memory.vault import Vault
 from mesh.storage.memory import MemoryRepository
 from mesh.storage.memory_forget import ForgetRepository
@@ -50,11 +50,11 @@ class Journals:
         found: dict[UUID, str] = {}
         for start in range(0, len(ids), PAGE):
             records = await self.repository.get(workspace, ids[start : start + PAGE])
-            opened = await asyncio.to_thread(
-                lambda part=records: [(r.id, open_payload(self.vault, r).text) for r in part]
-            )
-            found.update(opened)
+            found.update(await asyncio.to_thread(self._opened, records))
         return found
+
+    def _opened(self, records: Sequence[Record]) -> dict[UUID, str]:
+        return {record.id: open_payload(self.vault, record).text for record in records}
 
     async def black_out(
         self, workspace: UUID, texts: dict[UUID, str], counts: Counter[str]

@@ -7,13 +7,14 @@ from pathlib import Path
 
 from actors.context import ProcessContext, stream_options
 from actors.directory import Caller, Directory, RayCaller
-from actors.memory_client import ClientParts, ShardedMemoryClient
+from actors.memory_client import ClientParts
 from actors.memory_fallback import Fallback
 from actors.memory_forget import ForgetParts, Forgetter
 from actors.memory_journals import Journals
 from actors.memory_keeper import KeeperOptions
 from actors.memory_loop import HostOptions, HostParts
 from actors.memory_shards import ShardOptions
+from actors.memory_store import MemoryStore
 from actors.names import NAMESPACE
 from mesh.core.errors import Unavailable
 from mesh.core.settings import Settings
@@ -100,24 +101,13 @@ def open_forgetter(
     return forgetter
 
 
-class OpenMemory(ShardedMemoryClient):
-    """A client with what the gateway needs besides."""
-
-    def __init__(self, parts: ClientParts, forgetter: Forgetter) -> None:
-        super().__init__(parts)
-        self.forgetter = forgetter
-        self.repository = parts.repository
-        self.directory = parts.directory
-        self.vault = parts.vault
-
-
 def open_memory(
     context: ProcessContext,
     models: ModelClient | None,
     *,
     caller: Caller | None = None,
     namespace: str = NAMESPACE,
-) -> OpenMemory:
+) -> MemoryStore:
     """What it opens closes with ``context``. ``models``: None where nothing can be embedded (then
     only what brings its vector is remembered, and only words are looked for). ``caller``: other
     hosts than Ray's actors, for tests. Raises Unavailable without the instance's secret."""
@@ -132,7 +122,7 @@ def open_memory(
             raise Unavailable("There is no embedding model in this process.")
         return await models.embed(texts, timeout_s=timeout_s)
 
-    return OpenMemory(
+    return MemoryStore(
         ClientParts(
             caller=caller,
             directory=directory,

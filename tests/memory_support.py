@@ -16,7 +16,8 @@ from pydantic import SecretStr
 
 from actors.context import ProcessContext
 from actors.memory_loop import MemoryLoop
-from actors.memory_open import OpenMemory, host_options, open_host_parts, open_memory
+from actors.memory_open import host_options, open_host_parts, open_memory
+from actors.memory_store import MemoryStore
 from mesh.contracts.memory import MemoryKind, MemoryQuery, Namespace, NamespaceKind, NewMemory
 from mesh.core.errors import Unavailable
 from mesh.core.ids import uuid7
@@ -136,7 +137,7 @@ class House:
 
     context: ProcessContext
     hosts: LocalHosts
-    client: OpenMemory
+    client: MemoryStore
     model: WordModel
     workspace: UUID
 

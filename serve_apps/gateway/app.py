@@ -20,6 +20,7 @@ from serve_apps.gateway.openapi import build_document
 from serve_apps.gateway.routers.approvals import approvals_router
 from serve_apps.gateway.routers.budgets import budgets_router
 from serve_apps.gateway.routers.keys import keys_router
+from serve_apps.gateway.routers.memory import memory_router
 from serve_apps.gateway.routers.mesh import mesh_router
 from serve_apps.gateway.routers.meta import meta_router
 from serve_apps.gateway.routers.oauth import oauth_router
@@ -63,6 +64,7 @@ def create_app(gateway: Gateway, authenticator: Authenticator | None = None) -> 
     app.include_router(replay_router(gateway))
     app.include_router(trace_router(gateway))
     app.include_router(streams_router(gateway))
+    app.include_router(memory_router(gateway))
     app.include_router(keys_router(gateway))
     app.include_router(budgets_router(gateway))
     app.include_router(oauth_router(gateway))

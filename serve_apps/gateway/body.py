@@ -19,6 +19,7 @@ DISCARD_S = 3.0
 """How much of a refused body is read for politeness' sake, and for how long."""
 
 FORM = "application/x-www-form-urlencoded"
+NDJSON = "application/x-ndjson"
 
 
 def check_media(content_type: bytes | None, wanted: str) -> None:

@@ -19,12 +19,22 @@ from uuid import UUID
 
 from mesh.agents.services import NO_SERVICES, AgentServices
 from mesh.agents.tools.box import ToolBox
+from mesh.contracts.memory import (
+    Consolidation,
+    ForgetReceipt,
+    ImportReport,
+    MemoryItem,
+    MemoryPatch,
+    MemoryStats,
+    Namespace,
+)
 from mesh.contracts.mesh import AgentInfo, Snapshot
 from mesh.contracts.tasks import TaskKind, TaskState
 from mesh.core.clock import Clock
 from mesh.core.settings import Settings
 from mesh.llm.budgets.limits import Budget, Counter
 from mesh.llm.engine import Wire
+from mesh.memory.client import MemoryClient
 from mesh.security.keys import KeyInfo, NewKey
 from mesh.security.principal import Principal
 from mesh.security.tokens import ServiceToken
@@ -259,6 +269,34 @@ class BudgetAdmin(Protocol):
         ...
 
 
+class Memory(MemoryClient, Protocol):
+    """Everything is within one workspace; another's is NotFound."""
+
+    async def get(self, workspace_id: UUID, identity: UUID, *, timeout_s: float) -> MemoryItem: ...
+
+    async def patch(
+        self, workspace_id: UUID, identity: UUID, patch: MemoryPatch, *, timeout_s: float
+    ) -> MemoryItem: ...
+
+    async def consolidate(
+        self, workspace_id: UUID, namespace: Namespace, *, timeout_s: float
+    ) -> Consolidation: ...
+
+    async def receipt(self, workspace: UUID, identity: UUID) -> ForgetReceipt:
+        """Checked anew: its ``remaining`` is what can be found now."""
+        ...
+
+    async def stats(self, workspace: UUID) -> MemoryStats: ...
+
+    def export(
+        self, workspace: UUID, namespace: Namespace | None, *, vectors: bool
+    ) -> AsyncIterator[bytes]:
+        """Lines of NDJSON, many at once."""
+        ...
+
+    async def import_(self, workspace: UUID, body: bytes, *, timeout_s: float) -> ImportReport: ...
+
+
 class Sealer(Protocol):
     """Encrypts what the idempotency table keeps of answers. ``context`` binds it to its row."""
 
@@ -308,4 +346,6 @@ class Gateway:
     """What tools may use."""
     waits: ApprovalStore | None = None
     """None: nobody can be asked here."""
+    memory: Memory | None = None
+    """None: nothing is remembered here."""
     version: str = "0"

@@ -13,6 +13,14 @@ from pydantic.json_schema import models_json_schema
 from mesh.contracts.approvals import ApprovalRequest
 from mesh.contracts.budgets import BudgetRequest
 from mesh.contracts.llm import ChatRequest, CompletionRequest, EmbeddingRequest
+from mesh.contracts.memory import (
+    ConsolidateRequest,
+    ForgetSelector,
+    MemoryBatch,
+    MemoryPatch,
+    MemoryQuery,
+    NewMemory,
+)
 from mesh.contracts.streams import RoomMessage
 from mesh.contracts.tasks import TaskRequest
 from serve_apps.gateway.policy import RULES
@@ -24,7 +32,13 @@ BODIES: tuple[type[BaseModel], ...] = (
     ChatRequest,
     CompletionRequest,
     EmbeddingRequest,
+    ConsolidateRequest,
+    ForgetSelector,
     KeyRequest,
+    MemoryBatch,
+    MemoryPatch,
+    MemoryQuery,
+    NewMemory,
     TaskRequest,
     RoomMessage,
     TokenForm,

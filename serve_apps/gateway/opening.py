@@ -111,6 +111,8 @@ class OpenGateway:
             waits=WaitRepository(context.db),
             probes=_probes(context, models, dispatcher),
             budgets=Budgets(context.db, ValkeyCounters(context.redis)),
+            memory=agent_services.memory,
+            cited_memories=None if agent_services.memory is None else agent_services.memory.cited,
             presence=ValkeyPresence(context.redis, clock=context.clock),
             version=_version(),
         )

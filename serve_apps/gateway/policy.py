@@ -12,7 +12,7 @@ from typing import Literal
 
 from mesh.security import scopes
 from serve_apps.gateway.answers import JSON, Flavour
-from serve_apps.gateway.body import FORM
+from serve_apps.gateway.body import FORM, NDJSON
 
 Credential = Literal["none", "bearer", "bearer or basic"]
 
@@ -77,6 +77,19 @@ RULES: dict[str, dict[str, Rule]] = {
     "/v1/mesh/agents": {"GET": Rule(scope=scopes.AGENTS_READ, workspace=False)},
     "/v1/keys": {"GET": Rule(scope=scopes.KEYS_ADMIN), "POST": _post(scopes.KEYS_ADMIN)},
     "/v1/keys/{key_id}": {"DELETE": Rule(scope=scopes.KEYS_ADMIN)},
+    "/v1/memory/items": {"POST": _post(scopes.MEMORY_WRITE)},
+    "/v1/memory/items/{item_id}": {
+        "GET": Rule(scope=scopes.MEMORY_READ),
+        "PATCH": _post(scopes.MEMORY_WRITE, idempotent=False),
+        "DELETE": Rule(scope=scopes.MEMORY_FORGET),
+    },
+    "/v1/memory/search": {"POST": _post(scopes.MEMORY_READ, idempotent=False)},
+    "/v1/memory/forget": {"POST": _post(scopes.MEMORY_FORGET, idempotent=False)},
+    "/v1/memory/receipts/{receipt_id}": {"GET": Rule(scope=scopes.MEMORY_READ)},
+    "/v1/memory/stats": {"GET": Rule(scope=scopes.MEMORY_READ)},
+    "/v1/memory/export": {"GET": Rule(scope=scopes.MEMORY_READ, head=False)},
+    "/v1/memory/import": {"POST": Rule(scope=scopes.MEMORY_WRITE, body=NDJSON)},
+    "/v1/memory/consolidate": {"POST": _post(scopes.MEMORY_WRITE, idempotent=False)},
     "/v1/budgets": {
         "GET": Rule(scope=scopes.BUDGETS_ADMIN),
         "PUT": _post(scopes.BUDGETS_ADMIN, idempotent=False),
