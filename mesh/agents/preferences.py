@@ -46,19 +46,19 @@ _PATTERNS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ),
         (
             "sign_off",
-            r"^(?:(?:preferred )?(?:sign[- ]?off|signature|grußformel)\s*(?:is)?\s*[:=]?|"
-            r"(?:always )?(?:sign|close|end)"
-            rf"(?: off)?(?: (?:emails?|letters?|mails?))? with)\s*{_WORDS}[.!]?$",
+            r"^(?:(?:always )?(?:sign|close|end)(?: off)?(?: (?:emails?|letters?|mails?))? with|"
+            r"(?:preferred )?(?:sign[- ]?off|signature|grußformel)\s*(?:is)?\s*[:=]?)"
+            rf"\s*{_WORDS}[.!]?$",
         ),
         (
             "banned",
-            r"^(?:(?:banned|forbidden|avoided?) words?\s*[:=]?|(?:please )?(?:never|don't|"
-            r"do not|avoid)"
-            r"(?: (?:use|say|write|mention|using|saying))?(?: the)?(?: words?| phrases?|"
-            r" terms?)?|"
-            r".{0,40}\b(?:dislikes|hates)(?: the)? words?)\s*(?P<value>[\"'„“‚‘«].{1,160}|"
-            r"[\w-]{2,40}(?:\s*,\s*[\w-]{2,40})*)"
-            r"[.!]?$",
+            r"^(?:(?:banned|forbidden|avoided?) (?:words?|phrases?)|avoid(?=\s*[:=])|(?:please )?"
+            r"(?:never|don't|do not) (?:use|say|write|mention)(?: the)?"
+            r"(?: words?| phrases?| terms?)?|"
+            r"(?:please )?avoid(?: using| saying)?(?: the)? (?:words?|phrases?|terms?)|"
+            r".{0,40}\b(?:dislikes|hates)(?: the)? (?:words?|phrases?))\s*[:=]?\s*"
+            r"(?P<value>[\"'„“‚‘«].{1,160}|[\w-]{2,40}(?: [\w-]{2,40}){0,2}"
+            r"(?:\s*,\s*[\w-]{2,40}(?: [\w-]{2,40}){0,2}){0,12})[.!]?$",
         ),
         (
             "tone",

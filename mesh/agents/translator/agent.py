@@ -23,7 +23,7 @@ from mesh.agents.guard.language import FUNCTION_WORDS, wrong_language
 from mesh.agents.guard.patterns import MERGE_TAG, SENTENCE_END, WORD
 from mesh.agents.pipeline import Pipeline
 from mesh.agents.registry import KindSpec
-from mesh.agents.translator.protect import Protected, figure_problems, protect
+from mesh.agents.translator.protect import MARKS, Protected, figure_problems, protect
 from mesh.contracts.agents import Draft, TranslatedEmail, TranslatedPart, TranslateInput
 from mesh.contracts.tasks import Decision, TaskKind
 
@@ -42,7 +42,8 @@ class Translator:
     async def run(self, context: StepContext) -> StepResult:
         given = TranslateInput.model_validate(context.input)
         email, to = given.email, given.to
-        facts = facts_of_draft(email.model_copy(update={"language": to}))
+        # The marks hold digits that the email does not; its own figures are compared apart.
+        facts = facts_of_draft(email.model_copy(update={"language": to}), memory=MARKS)
         writer = Writer(context, facts)
         texts: dict[str, str] = {}
         notes: dict[str, TranslatedPart] = {}

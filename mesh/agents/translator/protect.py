@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from mesh.agents.guard import patterns as p
 from mesh.agents.guard.facts import numbers
 
+MOST = 100
+MARKS = (" ".join(f"T{index}" for index in range(MOST)),)
+"""Every mark, for guardrails that would take its digits for a figure."""
 _MARK = re.compile(r"(?<![\w])T(\d{1,2})(?![\w])")
 
 
@@ -53,7 +56,7 @@ def protect(text: str, keep: Sequence[str] = ()) -> Protected:
     def take(match: re.Match[str]) -> str:
         if match.group() in parts:
             return f"T{parts.index(match.group())}"
-        if len(parts) == 100:
+        if len(parts) == MOST:
             return match.group()
         parts.append(match.group())
         return f"T{len(parts) - 1}"
