@@ -24,6 +24,8 @@ __all__ = [
 ]
 
 JSON = "application/json"
+SOON_S = 60.0
+"""A refusal that lasts longer is not worth repeating by a client that waits for it."""
 
 Flavour = Literal["plain", "openai", "oauth"]
 """Whose clients read a route's errors: OpenAI's and OAuth's look for fields of their own."""
