@@ -46,6 +46,7 @@ from mesh.core.errors import (
     RateLimited,
     Unavailable,
 )
+from mesh.core.genai import retrieval_span
 from mesh.llm.call import current_call
 from mesh.memory.options import MemoryOptions
 from mesh.memory.partition import Found
@@ -135,7 +136,8 @@ class ShardedMemoryClient:
         if vector is None and query.mode is not SearchMode.TEXT:
             vector = await self._embed_query(query, until, reasons)
         began = clock.monotonic()
-        found = await self._find(workspace_id, query, vector, until, reasons)
+        with retrieval_span("memory"):
+            found = await self._find(workspace_id, query, vector, until, reasons)
         told = answer(
             query,
             found,
