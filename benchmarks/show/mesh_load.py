@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import aiohttp
 
@@ -199,6 +199,30 @@ async def check_tasks(
         if len(names) != len(set(names)):
             problems.append(f"{task.id}: a step is there twice")
     return states, problems
+
+
+async def check_once(instance: Instance, tasks: list[str]) -> list[str]:
+    """What the database has against it that each of these tasks ended, and once."""
+    query = """
+    SELECT tasks.id, tasks.state,
+           count(*) FILTER (WHERE attempts.outcome IN ('succeeded', 'failed', 'cancelled')) AS ends
+    FROM tasks LEFT JOIN attempts ON attempts.task_id = tasks.id
+    WHERE tasks.id = ANY($1::uuid[])
+    GROUP BY tasks.id, tasks.state
+    """
+    async with instance.database() as db:
+        rows = await db.fetch(query, [UUID(task) for task in tasks])
+    problems = [
+        f"{row['id']} is {row['state']}, ended {row['ends']} times"
+        for row in rows
+        # One that was cancelled in the queue was nobody's: no attempt ended it.
+        if row["state"] not in ENDED
+        or row["ends"] > 1
+        or (row["ends"] == 0 and row["state"] != "cancelled")
+    ]
+    if len(rows) != len(set(tasks)):
+        problems.append(f"{len(set(tasks)) - len(rows)} accepted tasks are gone")
+    return problems
 
 
 async def check_memories(
