@@ -41,6 +41,7 @@ from benchmarks.show.mesh_load import (
     MeshLoad,
     call,
     check_memories,
+    check_once,
     check_tasks,
     recall,
     remember,
@@ -95,9 +96,13 @@ def schedule(seed: int, kills: int, kinds: tuple[str, ...] = VICTIMS) -> list[Pl
 
 
 def probers(
-    session: aiohttp.ClientSession, instance: Instance, *, with_memory: bool
+    session: aiohttp.ClientSession,
+    instance: Instance,
+    accepted: list[str],
+    *,
+    with_memory: bool,
 ) -> list[Prober]:
-    """One for each function that users see."""
+    """One for each function that users see. ``accepted``: gets the ids of the probes' tasks."""
     namespace = {"kind": "campaign", "id": "probe"}
     count = 0
 
@@ -114,6 +119,7 @@ def probers(
     async def task() -> None:
         body = {"kind": "write_email", "brief": brief("probe"), "deadline_s": 120, "priority": 10}
         made = await call(session, instance, "POST", "/v1/mesh/tasks", body)
+        accepted.append(made["id"])
         try:
             async for type_ in event_types(session, instance, made["id"]):
                 if type_ == "step.started":
@@ -219,7 +225,8 @@ async def run(
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector) as session:
         memory = await has_memory(session, instance)
-        watch = probers(session, instance, with_memory=memory)
+        probed: list[str] = []
+        watch = probers(session, instance, probed, with_memory=memory)
         load = MeshLoad(session, instance, seed, TASKS, memories=memory)
         probing = [asyncio.create_task(prober.run()) for prober in watch]
         loading = asyncio.create_task(load.run())
@@ -235,12 +242,15 @@ async def run(
                 task.cancel()
             await asyncio.gather(*probing, loading, return_exceptions=True)
         states, problems = await check_tasks(session, instance, load.tasks)
+        problems += await _all_ended(instance, [*probed, *(task.id for task in load.tasks)])
         searched = 10_000 if full else 100
         lost = await check_memories(session, instance, load.memories, searched)
     stored = len(load.memories.stored)
     done = butcher.kills
     return [
-        _tasks_claim(f"{len(done)} kills, seed {seed}", len(load.tasks), states, problems),
+        _tasks_claim(
+            f"{len(done)} kills, seed {seed}", len(load.tasks), len(probed), states, problems
+        ),
         Claim(
             f"acknowledged memories lost after {len(done)} kills",
             f"by id {len(lost[0])} of {stored}, "
@@ -253,6 +263,14 @@ async def run(
     ]
 
 
+async def _all_ended(instance: Instance, tasks: list[str], limit_s: float = 60.0) -> list[str]:
+    """Probes cancel their tasks as they leave: the last may take a moment to end."""
+    until = time.monotonic() + limit_s
+    while (problems := await check_once(instance, tasks)) and time.monotonic() < until:
+        await asyncio.sleep(0.5)
+    return problems
+
+
 async def _settled(watch: list[Prober], limit_s: float = 60.0) -> None:
     """Every function works before the first kill. Raises RuntimeError."""
     started = time.monotonic()
@@ -263,10 +281,13 @@ async def _settled(watch: list[Prober], limit_s: float = 60.0) -> None:
         await asyncio.sleep(POLL_S)
 
 
-def _tasks_claim(what: str, accepted: int, states: dict[str, int], problems: list[str]) -> Claim:
+def _tasks_claim(
+    what: str, accepted: int, probed: int, states: dict[str, int], problems: list[str]
+) -> Claim:
     ended = sum(states.get(state, 0) for state in ("succeeded", "failed", "cancelled"))
     figure = f"{ended}/{accepted} ended: "
     figure += ", ".join(f"{n} {state}" for state, n in sorted(states.items()))
+    figure += f"; and {probed} of the probes"
     if problems:
         figure += f"; {len(problems)} problems: " + "; ".join(problems[:3])
     return Claim(
