@@ -266,9 +266,11 @@ async def run(
 async def _all_ended(instance: Instance, tasks: list[str], limit_s: float = 60.0) -> list[str]:
     """Probes cancel their tasks as they leave: the last may take a moment to end."""
     until = time.monotonic() + limit_s
-    while (problems := await check_once(instance, tasks)) and time.monotonic() < until:
+    while True:
+        problems = await check_once(instance, tasks)
+        if not problems or time.monotonic() > until:
+            return problems
         await asyncio.sleep(0.5)
-    return problems
 
 
 async def _settled(watch: list[Prober], limit_s: float = 60.0) -> None:
