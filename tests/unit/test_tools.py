@@ -341,9 +341,12 @@ def test_urls_that_lead_elsewhere_are_refused(url: str) -> None:
         "https://exa mple.com/",
         "https://ex\\ample.com/",
         "https://a:b/",
-    ]
-    + ["https://[::1/", "https://example.com/\r\nHost: x", "https://-x.example/", "https://x_/"]
-    + ["https://" + "a" * 64 + ".com/"],
+        "https://[::1/",
+        "https://example.com/\r\nHost: x",
+        "https://-x.example/",
+        "https://x_/",
+        "https://" + "a" * 64 + ".com/",
+    ],
 )
 def test_what_is_no_url_is_refused(url: str) -> None:
     with pytest.raises((InvalidInput, Forbidden)):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 from urllib.parse import SplitResult, urlsplit
 
 from mesh.core.errors import Forbidden, InvalidInput
@@ -23,6 +23,24 @@ _HOST = re.compile(
 _NAT64 = IPv6Network("64:ff9b::/96")
 _NAT64_LOCAL = IPv6Network("64:ff9b:1::/48")
 _IPV4_COMPATIBLE = IPv6Network("::/96")
+# Special-purpose networks that not every version of Python's ipaddress knows as such.
+_SPECIAL = tuple(
+    ip_network(text)
+    for text in (
+        "100.64.0.0/10",
+        "192.0.0.0/24",
+        "192.0.2.0/24",
+        "192.88.99.0/24",
+        "198.18.0.0/15",
+        "198.51.100.0/24",
+        "203.0.113.0/24",
+        "100::/64",
+        "2001::/23",
+        "2001:db8::/32",
+        "3fff::/20",
+        "5f00::/16",
+    )
+)
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -100,6 +118,8 @@ def _public(address: IPv4Address | IPv6Address) -> bool:
             return _public(inner)
         if address in _IPV4_COMPATIBLE or address in _NAT64_LOCAL or address.is_site_local:
             return False
+    if any(address in network for network in _SPECIAL):
+        return False
     return (
         address.is_global
         and not address.is_multicast
