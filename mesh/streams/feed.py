@@ -5,7 +5,8 @@ which has everything, and joins the live feed again when it has caught up. So a 
 nothing and costs the writer nothing.
 
 Under load tokens gather: a reader that was woken a moment ago is woken for more tokens only when
-the pace allows it (all such readers by one timer), for anything else at once.
+the pace allows it (all such readers by one timer), for anything else, and for the first token
+after anything else, at once.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Feed:
         self.wake: Callable[[], None] = _nobody
         """Called when there is something to do; must not block."""
         self.woken_at = 0.0
-        """When it was last woken for events, by the loop's clock."""
+        """When it was last woken for tokens, by the loop's clock. 0: for something else."""
         self._limit = limit
         self._limit_bytes = limit_bytes
         self._events: deque[Event] = deque()

@@ -471,3 +471,55 @@ async def test_two_sockets_and_a_late_one_agree(house: House, address: str) -> N
         await one.say(type="subscribe", id="late", topic=f"task:{row.id}")
         late = await one.events("late")
     assert first == second == late
+
+
+async def test_a_client_that_does_not_read_is_given_up_and_loses_nothing(house: House) -> None:
+    """Its queue stays bounded, it is closed when it does not catch up in time, and a later socket
+    goes on from the last event that it got."""
+    slow = changed(house, socket_slow_s=0.6, socket_heartbeat_s=60)
+    row = await new_task(house)
+    said: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    got: list[dict[str, Any]] = []
+    stuck = asyncio.Event()
+    subscribe = {"type": "subscribe", "id": "a", "topic": f"task:{row.id}"}
+    said.put_nowait({"type": "websocket.connect"})
+    said.put_nowait({"type": "websocket.receive", "text": orjson.dumps(subscribe).decode()})
+
+    async def send(message: Any) -> None:
+        if sum(m["type"] == "events" for m in got) >= 2:
+            stuck.set()
+            await asyncio.Event().wait()  # as a full socket does
+        if message["type"] == "websocket.send":
+            got.append(orjson.loads(message["text"]))
+
+    scope = {
+        "type": "websocket",
+        "path": "/v1/mesh/ws",
+        "query_string": b"",
+        "headers": [(b"authorization", f"Bearer {house.key}".encode())],
+        "subprotocols": [],
+        "extensions": {},
+    }
+    socket = asyncio.create_task(slow.app(scope, said.get, send))
+    writer = house.streams.writer(str(row.id), 1, workspace=row.workspace_id)
+    for number in range(20):
+        await writer.append(EventType.STEP_STARTED, {"step": str(number)})
+    await stuck.wait()
+    await asyncio.gather(
+        *(writer.append(EventType.STEP_STARTED, {"step": str(n)}) for n in range(20, 600))
+    )
+    async with asyncio.timeout(10):
+        await socket  # it ends by itself, without having been able to say goodbye
+    assert house.streams.statistics()["overflows"] >= 1
+    assert slow.gateway.live.statistics()["sockets"] == 0
+    assert house.streams.statistics()["readers"] == 0
+    await writer.append(EventType.TASK_SUCCEEDED, {})
+    await writer.aclose()
+    seen = [e for m in got if m["type"] == "events" for e in m["events"]]
+    async with serving(slow.app) as address, talk(address, house.key) as two:
+        after = seen[-1]["cursor"]
+        await two.say(type="subscribe", id="b", topic=f"task:{row.id}", after=after)
+        seen += await two.events("b")
+    numbers = [e["data"]["step"] for e in seen if e["type"] == "step.started"]
+    assert numbers == [str(number) for number in range(600)]
+    await slow.gateway.live.aclose()
