@@ -36,6 +36,7 @@ from mesh.llm.routing.resume import (
     Diverged,
     Replay,
     Splice,
+    all_said,
     by_prefix,
     continued,
     cut_by_length,
@@ -290,9 +291,12 @@ class RoutedClient:
                         self._told("refused", request, attempt, error)
                         raise
                     self._told("prefix" if prefix else "replay", request, attempt, error)
-                    if (last := cut_by_length(request.body, journal)) is not None:
+                    if all_said(request.body, journal.read()):
+                        last = cut_by_length(journal)
+                        journal.append(last)
                         yield last
-                        return
+                        if not (request.body.get("stream_options") or {}).get("include_usage"):
+                            return
                     request.chain = self._resume_order(request, attempt.state)
                     attempt = None
         except BaseException as error:
@@ -316,7 +320,7 @@ class RoutedClient:
             style = state.target.prefix
             return continued(request.body, emitted, chat=request.chat, style=style)
 
-        return Continuation(emitted), body_for
+        return Continuation(emitted, all_said(request.body, emitted)), body_for
 
     def _can_resume(
         self, request: Request, journal: Journal, error: Exception, resumes: int

@@ -45,9 +45,7 @@ def continued(body: Wire, emitted: Emitted, *, chat: bool, style: PrefixStyle) -
         return body
     wire = dict(body)
     if (limit := body.get("max_tokens")) is not None:
-        wire["max_tokens"] = limit - emitted.tokens
-        if wire["max_tokens"] < 1:
-            return None
+        wire["max_tokens"] = max(1, limit - emitted.tokens)
     if not chat:
         wire["prompt"] = f"{body['prompt']}{text}"
         wire["prefix_chars"] = len(text)
@@ -70,14 +68,14 @@ def _text(content: object) -> str:
     return content if isinstance(content, str) else ""
 
 
-def cut_by_length(body: Wire, journal: Journal) -> bytes | None:
-    """The closing frame of an answer that has all its tokens and lacks its end alone."""
+def all_said(body: Wire, emitted: Emitted) -> bool:
+    """Whether only the end of the answer is missing: it has all its tokens."""
     limit = body.get("max_tokens")
-    if limit is None:
-        return None
-    emitted = journal.read()
-    if emitted.tokens < limit or not emitted.only_content():
-        return None
+    return limit is not None and emitted.tokens >= limit and emitted.only_content()
+
+
+def cut_by_length(journal: Journal) -> bytes:
+    """The closing frame of an answer that has all its tokens."""
     chunk = next(chunk for chunk in reversed(journal.tail()) if chunk.get("choices"))
     choice: Wire = {"index": 0, "finish_reason": "length"}
     if "delta" in chunk["choices"][0]:
@@ -92,13 +90,19 @@ class Continuation:
     """Makes the new engine's chunks the same stream: its id and time, one role, added usage."""
 
     emitted: Emitted
+    complete: bool = False
+    """All was said: one token more is asked for, only to learn the usage."""
 
     def __call__(self, frames: bytes) -> bytes:
         out: list[bytes] = []
         for chunk in chunks_of(frames):
             usage = chunk.get("usage")
             if usage:
-                chunk["usage"] = added(usage, self.emitted.tokens)
+                chunk["usage"] = added(usage, self.emitted.tokens, again=self.complete)
+            if self.complete:
+                if not usage:
+                    continue
+                chunk["choices"] = []
             choices = chunk.get("choices") or []
             if choices and self.emitted.role and _only_role(choices[0]):
                 continue
@@ -106,11 +110,11 @@ class Continuation:
         return sse_frames(out) if out else b""
 
 
-def added(usage: Wire, tokens: int) -> Wire:
+def added(usage: Wire, tokens: int, *, again: bool = False) -> Wire:
     """Usage of the whole answer, from that of its last part: what had gone out was read there as
-    part of the prompt."""
+    part of the prompt. ``again``: what it made itself was thrown away."""
     prompt = max(0, int(usage.get("prompt_tokens") or 0) - tokens)
-    completion = int(usage.get("completion_tokens") or 0) + tokens
+    completion = tokens + (0 if again else int(usage.get("completion_tokens") or 0))
     return usage | {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
