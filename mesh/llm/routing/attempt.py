@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 
 from mesh.core.errors import DeadlineExceeded, EngineError, MailyError, Unavailable
+from mesh.llm.routing.journal import begins
 from mesh.llm.routing.options import RoutingOptions
 from mesh.llm.routing.state import TargetState
 from mesh.llm.routing.watch import Watch
@@ -47,7 +48,8 @@ class Attempt:
         state.active += 1
 
     async def first(self, may_leave: bool) -> bytes:
-        """The first frames. ``may_leave``: give up queueing when the breaker opens meanwhile.
+        """The frames up to the first token: that alone shows that the engine works. ``may_leave``:
+        give up queueing when the breaker opens meanwhile.
 
         Raises what the engine raises, PhaseTimeout, or DeadlineExceeded.
         """
@@ -60,15 +62,18 @@ class Attempt:
                 self.replica = item
                 item = await self._next(None, "queue")
             self.state.waiting.pop(key, None)
-            while not item:
+            held = b""
+            while True:
+                if item:
+                    held += _sound(item)
+                    if begins(_sound(item)):
+                        break
                 item = await self._next(self._options.first_token_s, "first_token")
         finally:
             self.state.waiting.pop(key, None)
-        if not isinstance(item, bytes):
-            raise EngineError("the engine's stream began twice")
         self.tried.ttft_s = asyncio.get_running_loop().time() - self.started
         self._permit.well()
-        return _sound(item)
+        return held
 
     async def next(self) -> bytes:
         """The next frames; empty: it has ended. Errors as ``first``."""

@@ -84,6 +84,15 @@ class Journal:
         return emitted
 
 
+def begins(frames: bytes) -> bool:
+    """Whether there is more in them than the name of the role."""
+    return any(
+        not chunk.get("choices")
+        or any(pieces(c) or c.get("finish_reason") is not None for c in chunk["choices"])
+        for chunk in chunks_of(frames)
+    )
+
+
 def pieces(choice: Wire) -> list[tuple[str, str]]:
     """The texts that one choice of a chunk adds, each with where it belongs."""
     if "delta" not in choice:
