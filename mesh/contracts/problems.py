@@ -66,6 +66,8 @@ def _field(loc: tuple[Any, ...], data: Any, kind: str) -> str:
             if isinstance(data, dict)
             else isinstance(data, list) and isinstance(part, int) and part < len(data)
         )
+        if inside and not last and not isinstance(data[part], dict | list):
+            continue  # a union's arm that is named like a field: nothing lies within a scalar
         if inside:
             data = data[part]
         elif not (last and kind == "missing"):
