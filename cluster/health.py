@@ -28,10 +28,15 @@ from actors.snapshots import newest, read_snapshots
 from cluster.layout import Layout
 from mesh.contracts.mesh import Snapshot
 from mesh.core.settings import Settings
+from mesh.memory.placement import HOST_KEY_PREFIX, SHARD_KEY_PREFIX, SHARDS
 from mesh.streams.connect import connect
 
 LIMIT_S = 4.0
 SNAPSHOT_FRESH_S = 5.0
+_HELD = """
+SELECT key FROM leases
+WHERE (starts_with(key, $1) OR starts_with(key, $2)) AND expires_at > now()
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,8 @@ async def check_all(settings: Settings) -> list[PartHealth]:
         checks["embedder"] = lambda: _deployment(serve, LLM_APP, EMBEDDER_DEPLOYMENT)
     checks["gateway"] = lambda: _gateway(settings, serve)
     checks["coordinator"] = lambda: _coordinator(snapshots, settings.agents.coordinators)
+    if settings.memory.hosts:
+        checks["memory"] = lambda: _memory(settings)
     checks["workers"] = lambda: _workers(snapshots, settings.agents.workers)
     if settings.gateway.haproxy and settings.profile == "embedded":
         checks["haproxy"] = lambda: _haproxy(settings)
@@ -207,6 +214,21 @@ async def _coordinator(task: asyncio.Task[dict[int, Snapshot]], shards: int) -> 
     age = max(0.0, time.time() - last.at)
     words = f"{len(newer)} of {shards} shards publish, the newest snapshot is {age:.1f} s old"
     if len(newer) < shards:
+        raise RuntimeError(words)
+    return words
+
+
+async def _memory(settings: Settings) -> str:
+    """The shards' leases in the database say who owns them."""
+    connection = await asyncpg.connect(settings.postgres_url, timeout=LIMIT_S)
+    try:
+        rows = await connection.fetch(_HELD, HOST_KEY_PREFIX, SHARD_KEY_PREFIX)
+    finally:
+        connection.terminate()
+    keys = [row["key"] for row in rows]
+    hosts = sum(key.startswith(HOST_KEY_PREFIX) for key in keys)
+    words = f"{hosts} of {settings.memory.hosts} hosts own {len(keys) - hosts} of {SHARDS} shards"
+    if hosts < settings.memory.hosts or len(keys) - hosts < SHARDS:
         raise RuntimeError(words)
     return words
 

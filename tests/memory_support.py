@@ -24,6 +24,7 @@ from mesh.core.ids import uuid7
 from mesh.core.settings import PostgresSettings, RedisSettings, Settings
 from mesh.core.settings_memory import MemorySettings
 from mesh.core.settings_tree import SecuritySettings
+from mesh.memory.placement import shards_of
 
 SECRET = "a secret of more than thirty-two bytes for tests"
 DIMENSIONS = 32
@@ -113,9 +114,9 @@ class LocalHosts:
         return loop
 
     async def settled(self, *names: str) -> None:
-        """Until these hosts together own every shard."""
+        """Until each of these hosts owns just what it should."""
         async with asyncio.timeout(15):
-            while sum(len(self.hosts[name].shards.held) for name in names) != 64:  # noqa: ASYNC110
+            while any(self.hosts[n].shards.held != shards_of(n, names) for n in names):  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
 
 

@@ -73,6 +73,9 @@ class Postgres(Service):
             "unix_socket_permissions": "0700",
             "fsync": "on",
             "max_connections": "200",
+            # Old log segments are removed, not kept to be written over: what was erased is then
+            # gone from disk with the next checkpoint (mesh/storage/memory_scrub.py).
+            "wal_recycle": "off",
             "shared_buffers": "128MB",
             "logging_collector": "off",
             "log_min_messages": "warning",

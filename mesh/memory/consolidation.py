@@ -113,18 +113,19 @@ def same(one: MemoryItem, other: MemoryItem, options: ConsolidationOptions) -> b
 
 
 def plan_supersedes(items: Iterable[MemoryItem]) -> list[Supersede]:
-    """Of active memories: for each subject and attribute the newest value holds. Pinned ones, too:
-    a pin keeps a memory, it does not make it true."""
+    """For each subject and attribute every value holds until the next other one; those that were
+    superseded before take part, because what comes late may belong between. Pinned ones, too: a
+    pin keeps a memory, it does not make it true. Gives only what changes."""
     about: dict[tuple[str, str, str], list[MemoryItem]] = defaultdict(list)
     for item in items:
-        if item.statement is not None and item.state is MemoryState.ACTIVE:
+        if item.statement is not None and item.state is not MemoryState.MERGED:
             about[statement_key(item.statement)].append(item)
     plan = []
     for group in about.values():
         ordered = sorted(group, key=lambda item: (_since(item), item.id.bytes))
         for index, old in enumerate(ordered[:-1]):
             newer = next((n for n in ordered[index + 1 :] if _contradicts(n, old)), None)
-            if newer is not None:
+            if newer is not None and newer.id != old.superseded_by:
                 plan.append(Supersede(old.id, newer.id, _since(newer)))
     return plan
 

@@ -241,10 +241,11 @@ class Partition:
             )
 
     def speaking_of(self, statement: Statement) -> list[UUID]:
-        """Active memories whose statement has the same subject and attribute."""
+        """Memories whose statement has the same subject and attribute, superseded ones too."""
         with self._lock.reading():
             found = self._labels.get(statement_key(statement))
-            return [self._id(p) for p in found[self.columns.state[found] == ACTIVE].tolist()]
+            state = self.columns.state[found]
+            return [self._id(p) for p in found[(state == ACTIVE) | (state == SUPERSEDED)].tolist()]
 
     def changed_since(self, change: int, limit: int) -> list[UUID]:
         """Active memories written or changed after that one, oldest change first."""
