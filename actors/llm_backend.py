@@ -172,6 +172,10 @@ class ServeEngine:
         )
         return figures
 
+    async def all_statistics(self) -> list[dict[str, int | float]]:
+        """Of every replica of the engine."""
+        return await self._handles.broadcast("statistics")
+
     async def set_faults(self, faults: dict[str, Any]) -> int:
         """Of a fake engine, at every replica; gives how many there are. Raises InvalidInput."""
         return len(await self._handles.broadcast("set_faults", faults))

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from actors.context import ProcessContext
 from actors.llm_backend import ServeEmbedder, ServeEngine
@@ -25,7 +26,13 @@ from mesh.resilience.shared_breakers import SharedBreakers
 
 async def open_models(context: ProcessContext) -> ModelClient:
     """The models as a gateway or a worker calls them. What it opens closes with ``context``."""
-    return with_layers(context, open_router(context))
+    return open_stack(context)[0]
+
+
+def open_stack(context: ProcessContext) -> tuple[ModelClient, RoutedClient]:
+    """The same, and its innermost layer for whoever wants to look at the engines."""
+    router = open_router(context)
+    return with_layers(context, router), router
 
 
 def open_router(context: ProcessContext) -> RoutedClient:
@@ -56,9 +63,17 @@ def open_router(context: ProcessContext) -> RoutedClient:
 
 def routes(llm: LLMSettings) -> Mapping[str, tuple[Target, ...]]:
     """Every name for ``model`` → its engines."""
-    targets = {name: target_of(name, engine) for name, engine in llm.engine_table().items()}
+    engines = llm.engine_table()
+    targets = {name: target_of(name, engine) for name, engine in engines.items()}
+
+    def named(route: str, name: str) -> Target:
+        # An adapter is another model of the same engine, behind the same breaker.
+        adapter = route in engines[name].vllm.adapters
+        return replace(targets[name], model=route) if adapter else targets[name]
+
     return {
-        route: tuple(targets[name] for name in chain) for route, chain in llm.route_table().items()
+        route: tuple(named(route, name) for name in chain)
+        for route, chain in llm.route_table().items()
     }
 
 

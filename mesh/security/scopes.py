@@ -17,6 +17,7 @@ AGENTS_READ = "agents:read"
 METRICS_READ = "metrics:read"
 KEYS_ADMIN = "keys:admin"
 BUDGETS_ADMIN = "budgets:admin"
+ENGINES_ADMIN = "engines:admin"
 MEMORY_READ = "memory:read"
 MEMORY_WRITE = "memory:write"
 MEMORY_FORGET = "memory:forget"
@@ -39,6 +40,7 @@ ALL_SCOPES = frozenset(
         METRICS_READ,
         KEYS_ADMIN,
         BUDGETS_ADMIN,
+        ENGINES_ADMIN,
         MEMORY_READ,
         MEMORY_WRITE,
         MEMORY_FORGET,

@@ -19,6 +19,7 @@ from serve_apps.gateway.edge import Edge
 from serve_apps.gateway.openapi import build_document
 from serve_apps.gateway.routers.approvals import approvals_router
 from serve_apps.gateway.routers.budgets import budgets_router
+from serve_apps.gateway.routers.engines import engines_router
 from serve_apps.gateway.routers.keys import keys_router
 from serve_apps.gateway.routers.memory import memory_router
 from serve_apps.gateway.routers.mesh import mesh_router
@@ -65,6 +66,7 @@ def create_app(gateway: Gateway, authenticator: Authenticator | None = None) -> 
     app.include_router(trace_router(gateway))
     app.include_router(streams_router(gateway))
     app.include_router(memory_router(gateway))
+    app.include_router(engines_router(gateway))
     app.include_router(keys_router(gateway))
     app.include_router(budgets_router(gateway))
     app.include_router(oauth_router(gateway))

@@ -19,6 +19,7 @@ from uuid import UUID
 
 from mesh.agents.services import NO_SERVICES, AgentServices
 from mesh.agents.tools.box import ToolBox
+from mesh.contracts.engines import EngineView
 from mesh.contracts.memory import (
     Consolidation,
     ForgetReceipt,
@@ -196,6 +197,14 @@ class ModelService(Protocol):
     async def embed(self, texts: Sequence[str], *, timeout_s: float) -> list[list[float]]: ...
 
 
+class EngineService(Protocol):
+    async def views(self) -> builtins.list[EngineView]: ...
+
+    async def set_faults(self, name: str, faults: dict[str, Any]) -> int:
+        """Raises NotFound, and InvalidInput where the engine is no fake."""
+        ...
+
+
 class Dispatch(Protocol):
     """Fire and forget: a lost nudge costs a poll's delay, never a task."""
 
@@ -340,6 +349,8 @@ class Gateway:
     live: LiveStreams = field(default_factory=LiveStreams)
     """The streams that are being read through this process."""
     budgets: BudgetAdmin | None = None
+    engines: EngineService | None = None
+    """None: operators can't look at the engines here."""
     tools: ToolBox = field(default_factory=ToolBox)
     """Which tools callers may use, under /v1/mcp and in tasks."""
     agent_services: AgentServices = NO_SERVICES

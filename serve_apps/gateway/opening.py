@@ -13,7 +13,8 @@ from redis.exceptions import RedisError
 from actors.agent_services import open_services
 from actors.context import ProcessContext
 from actors.dispatch import Dispatcher
-from actors.llm_client import open_models
+from actors.engine_desk import EngineDesk
+from actors.llm_client import open_stack
 from mesh.agents.catalogue import AGENTS
 from mesh.agents.tools.box import ToolBox
 from mesh.core import metrics
@@ -72,7 +73,7 @@ class OpenGateway:
         secret = settings.security.secret.get_secret_value().encode()
         keys = KeyService(context.db, context.clock)
         tokens = TokenService(context.db, settings.security, secret, context.clock)
-        engines = await open_models(context)
+        engines, router = open_stack(context)
         models = ServeModels(engines, settings.llm)
         agent_services = await open_services(context, engines)
         limits, security = settings.gateway, settings.security
@@ -110,6 +111,7 @@ class OpenGateway:
             agent_services=agent_services,
             waits=WaitRepository(context.db),
             probes=_probes(context, models, dispatcher),
+            engines=EngineDesk(settings.llm, router),
             budgets=Budgets(context.db, ValkeyCounters(context.redis)),
             memory=agent_services.memory,
             cited_memories=None if agent_services.memory is None else agent_services.memory.cited,

@@ -75,6 +75,10 @@ RULES: dict[str, dict[str, Rule]] = {
     "/v1/mesh/tools": {"GET": Rule(scope=scopes.TOOLS_CALL)},
     "/v1/mcp": {"POST": Rule(scope=scopes.TOOLS_CALL, body=JSON)},
     "/v1/mesh/agents": {"GET": Rule(scope=scopes.AGENTS_READ, workspace=False)},
+    "/v1/mesh/engines": {"GET": Rule(scope=scopes.METRICS_READ, workspace=False)},
+    "/v1/mesh/engines/{engine}/faults": {
+        "PUT": _post(scopes.ENGINES_ADMIN, idempotent=False, workspace=False)
+    },
     "/v1/keys": {"GET": Rule(scope=scopes.KEYS_ADMIN), "POST": _post(scopes.KEYS_ADMIN)},
     "/v1/keys/{key_id}": {"DELETE": Rule(scope=scopes.KEYS_ADMIN)},
     "/v1/memory/items": {"POST": _post(scopes.MEMORY_WRITE)},
