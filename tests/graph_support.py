@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +15,9 @@ from mesh.agents.graph import Graph, Parking
 from mesh.agents.graph.durable import FlowRun
 from mesh.agents.graph.undo import take_back
 from mesh.agents.services import NO_SERVICES, AgentServices
+from mesh.agents.tools.tool import ToolCaller
 from mesh.contracts.tasks import TaskKind, TaskRequest
+from mesh.contracts.tools import SideEffects
 from mesh.core.errors import MailyError
 from mesh.resilience.deadline import Deadline
 
@@ -32,8 +35,6 @@ class QuickClock:
         return self.time
 
     async def sleep(self, seconds: float) -> None:
-        import asyncio
-
         self.time += max(0.0, seconds)
         await asyncio.sleep(0)
 
@@ -159,3 +160,32 @@ async def undo(
         return await take_back(graph, flow, error)
     finally:
         await flow.close()
+
+
+@dataclass
+class Echo:
+    name: str = "test.echo"
+    description: str = "Says it back."
+    input_schema: Mapping[str, Any] = field(
+        default_factory=lambda: {
+            "type": "object",
+            "properties": {"text": {"type": "string"}},
+            "required": ["text"],
+            "additionalProperties": False,
+        }
+    )
+    side_effects: SideEffects = "none"
+    scopes: frozenset[str] = frozenset()
+    timeout_s: float = 5.0
+    source: str = "maily"
+    error: MailyError | None = None
+    stuck: bool = False
+    calls: list[Any] = field(default_factory=list)
+
+    async def call(self, arguments: Mapping[str, Any], caller: ToolCaller) -> Any:
+        self.calls.append((dict(arguments), caller.idempotency_key))
+        if self.error is not None:
+            raise self.error
+        if self.stuck:
+            await asyncio.Event().wait()
+        return arguments["text"]

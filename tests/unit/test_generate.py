@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 from agents_support import shown
-from graph_support import Killed, MortalJournal, QuickClock
-from test_tools import Echo
+from graph_support import Echo, Killed, MortalJournal, QuickClock
 
 from actors.streamed import streamed
 from mesh.agents import AgentOptions, TaskInput

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
 import httpx
 import pytest
-from graph_support import QuickClock
+from graph_support import Echo, QuickClock
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,7 +23,6 @@ from mesh.agents.tools.schema import for_model, from_stranger
 from mesh.agents.tools.tool import ToolCaller
 from mesh.agents.tools.web import WebFetchTool, WebOptions, page_text
 from mesh.agents.tools.web_guard import WebRules, check_address, parse
-from mesh.contracts.tools import SideEffects
 from mesh.core.errors import (
     DeadlineExceeded,
     Fenced,
@@ -35,35 +34,6 @@ from mesh.core.errors import (
 from mesh.resilience.deadline import Deadline
 
 WORKSPACE = uuid4()
-
-
-@dataclass
-class Echo:
-    name: str = "test.echo"
-    description: str = "Says it back."
-    input_schema: Mapping[str, Any] = field(
-        default_factory=lambda: {
-            "type": "object",
-            "properties": {"text": {"type": "string"}},
-            "required": ["text"],
-            "additionalProperties": False,
-        }
-    )
-    side_effects: SideEffects = "none"
-    scopes: frozenset[str] = frozenset()
-    timeout_s: float = 5.0
-    source: str = "maily"
-    error: MailyError | None = None
-    stuck: bool = False
-    calls: list[Any] = field(default_factory=list)
-
-    async def call(self, arguments: Mapping[str, Any], caller: ToolCaller) -> Any:
-        self.calls.append((dict(arguments), caller.idempotency_key))
-        if self.error is not None:
-            raise self.error
-        if self.stuck:
-            await asyncio.Event().wait()
-        return arguments["text"]
 
 
 def caller(seconds: float = 60.0, **more: Any) -> ToolCaller:

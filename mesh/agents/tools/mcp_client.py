@@ -117,6 +117,8 @@ class McpServer:
         """The tool's answer as JSON. Raises EngineError (the tool says it failed), Unavailable,
         DeadlineExceeded."""
         self._calls += 1
+        answer: types.CallToolResult | None = None
+        refused = ""
         with self._breaker.guard():
             client = await self._open()
             try:
@@ -128,10 +130,12 @@ class McpServer:
                 if error.error.code == types.CONNECTION_CLOSED:
                     await self._drop(client)
                     raise self._away(error) from error
-                raise EngineError(f"{self.options.name}: {error.error.message}"[:300]) from None
+                refused = str(error.error.message)[:300]
             except Exception as error:
                 await self._drop(client)
                 raise self._away(error) from error
+        if answer is None:
+            raise ToolSaysNo(f"{self.options.name}: {refused}")
         content = _content(answer)
         if answer.is_error:
             raise ToolSaysNo(str(content)[:500])
