@@ -28,6 +28,7 @@ import random
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from uuid import uuid4
 
 import aiohttp
 import psutil
@@ -103,7 +104,7 @@ def probers(
     with_memory: bool,
 ) -> list[Prober]:
     """One for each function that users see. ``accepted``: gets the ids of the probes' tasks."""
-    namespace = {"kind": "campaign", "id": "probe"}
+    namespace = {"kind": "campaign", "id": f"probe-{uuid4().hex[:8]}"}
     count = 0
 
     async def chat() -> None:

@@ -208,7 +208,7 @@ def _call(call: Mapping[str, Any]) -> Text:
     line.append(f"  {_span(call['seconds'])}")
     if call.get("ttft_s") is not None:
         line.append(f"  first after {_span(call['ttft_s'])}", "dim")
-    if call.get("cost_micros") is not None:
+    if call.get("cost_micros"):
         line.append(f"  {call['cost_micros'] / 1e6:.6f}")
     if call["outcome"] != "ok":
         line.append(f"  {call['outcome']} {call['error']}", "red")
@@ -230,7 +230,7 @@ def _sums(totals: Mapping[str, Any]) -> str:
         f"{totals['prompt_tokens']}→{totals['completion_tokens']} tokens",
         f"{_span(totals['model_seconds'])} in models",
     ]
-    if totals.get("cost_micros") is not None:
+    if totals.get("cost_micros"):
         words.append(f"cost {totals['cost_micros'] / 1e6:.6f}")
     if totals["reads"]:
         words.append(f"{totals['reads']} read")
