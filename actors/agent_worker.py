@@ -18,6 +18,7 @@ from actors.task_run import RunOptions, RunParts
 from actors.waker import Waker
 from actors.worker_loop import WorkerLoop, WorkerOptions
 from mesh.agents import AgentOptions, run_task
+from mesh.agents.activation import ACTIVE
 from mesh.agents.registry import registry
 from mesh.contracts.mesh import Advice, WorkerInfo
 from mesh.contracts.tasks import TaskKind
@@ -165,7 +166,9 @@ class AgentWorker(ActorHost):
         return self._worker.unhealthy() if self._worker else "it is starting"
 
     def _statistics(self) -> dict[str, int | float]:
-        return self._worker.statistics() if self._worker else {}
+        ACTIVE.sweep()  # asked every few seconds: what nobody used for long is let go
+        parts = {f"agents_{name}": count for name, count in ACTIVE.statistics().items()}
+        return {**(self._worker.statistics() if self._worker else {}), **parts}
 
 
 async def _served_llm(context: ProcessContext) -> ModelClient:

@@ -7,7 +7,7 @@ words bare.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mesh.agents.guard.check import content_problems
 from mesh.agents.guard.clean import clean, tag_text
@@ -103,6 +103,27 @@ PHRASES: dict[str, Phrases] = {
         "Meer weten",
     ),
 }
+TONES: dict[str, tuple[str, str, str]] = {
+    "formal": (
+        "Good day {x},",
+        "We are pleased to inform you of the following.",
+        "We kindly thank you for your attention.",
+    ),
+    "urgent": (
+        "Hi {x},",
+        "Please read this now.",
+        "Please don't wait: we look forward to hearing from you.",
+    ),
+    "playful": ("Hey {x},", "Guess what: we have news.", "See you, and bring a smile!"),
+    "inspiring": (
+        "Hi {x},",
+        "Every good thing begins with a first step.",
+        "Take the first step together with us.",
+    ),
+    "informative": ("Hello {x},", "Here is what is new.", "You find all details above."),
+}
+"""Greeting, opening and closing of the tones that English has other words for than friendly."""
+
 BARE = Phrases("", "{x},", "{x}", "{x}", "{topic} – {brand}", "", "", "→")
 """For other languages: only the brief's words and marks."""
 
@@ -117,8 +138,18 @@ _IMPERATIVE = re.compile(
 )
 
 
-def phrases(language: str) -> Phrases:
-    return PHRASES.get(language[:2], BARE)
+def phrases(language: str, tone: str = "") -> Phrases:
+    """``tone``: one word; English alone has phrases by tone."""
+    found = PHRASES.get(language[:2], BARE)
+    if language[:2] == "en" and (own := TONES.get(tone)):
+        return replace(found, hello_to=own[0], opening=own[1], closing=own[2])
+    return found
+
+
+def tone_word(facts: Facts) -> str:
+    """One plain word of the brief's tone: free text has no place in an instruction."""
+    match = re.match(r"[a-z]{3,14}\b", facts.brief.tone.strip().lower())
+    return match.group() if match else "friendly"
 
 
 def safe(text: str, facts: Facts) -> str:
@@ -174,7 +205,7 @@ def greeting(facts: Facts, preferred: str = "") -> str:
     """A line such as ``Hi {{ first_name | there }},``; empty where we have no words for it.
 
     ``preferred``: the word to greet with, from the memory."""
-    words = phrases(facts.brief.language)
+    words = phrases(facts.brief.language, tone_word(facts))
     tag = greeting_tag(facts)
     if preferred:
         # A greeting that names somebody already needs no tag.
@@ -223,7 +254,7 @@ def preheader(facts: Facts, subject: str) -> str:
 
 def opening(facts: Facts) -> str:
     """A first paragraph: that there is news, and what it is about."""
-    words = phrases(facts.brief.language)
+    words = phrases(facts.brief.language, tone_word(facts))
     about, name = topic(facts, 90), brand(facts)
     if about and name and name.casefold() not in about.casefold():
         about = words.at.format(topic=about, brand=name)
@@ -232,7 +263,7 @@ def opening(facts: Facts) -> str:
 
 
 def closing(facts: Facts) -> str:
-    return phrases(facts.brief.language).closing
+    return phrases(facts.brief.language, tone_word(facts)).closing
 
 
 def button_label(facts: Facts, label: str) -> str:

@@ -198,7 +198,7 @@ def test_subject_score_parts_add_up_and_favour_the_topic() -> None:
 
 
 def test_leaks_of_examples_are_noticed() -> None:
-    assert leaks("Bring a towel to yoga.", FACTS)
+    assert leaks("Bring a vase to the jazz night.", FACTS)
     assert not leaks("Bring a plant.", FACTS)
     gym = Facts(Brief(goal="Yoga at the gym, bring a towel"))
     assert not leaks("Bring a towel to yoga at the gym.", gym)

@@ -6,17 +6,23 @@ import pytest
 
 from mesh.agents import prompts
 from mesh.agents.activation import ActivationOptions, Activations
+from mesh.agents.classifier.cues import labels
 from mesh.agents.guard.facts import Facts
 from mesh.agents.samples import load_brief
 from mesh.agents.write_email import prompts as write_prompts
+from mesh.contracts.email import Brief
 from mesh.core.clock import VirtualClock
 from mesh.core.errors import Internal
 
 RELEASED = {
     "strategist/v1": "5689c9599eb7",
+    "strategist/v2": "4ee784a540e1",
     "subject-line-writer/v1": "025da21c2f70",
+    "subject-line-writer/v2": "f11e9a3b1a17",
     "preheader-writer/v1": "4fd7b824b303",
+    "preheader-writer/v2": "75d03355feda",
     "body-writer/v1": "718b9a4fe948",
+    "body-writer/v2": "b0ed295961b5",
     "translator/v1": "dbc3ae36edb0",
     "personaliser/v1": "a2ac8f7d2bf9",
 }
@@ -51,7 +57,7 @@ def test_every_released_file_is_as_it_was() -> None:
 def test_what_is_asked(agent: str, piece: str) -> None:
     made = prompts.render(agent, piece, tone="warm", source="English")
     assert made.system == ENGLISH[agent, piece]
-    assert made.reference.startswith(f"{agent}/v1#")
+    assert made.reference.startswith(f"{agent}/v{prompts.NEWEST[agent]}#")
     elsewhere = prompts.render(agent, piece, language="de-AT", tone="warm", source="English")
     assert elsewhere.examples == ()
     assert "German" in elsewhere.system
@@ -126,3 +132,30 @@ def test_a_part_that_can_not_be_loaded_is_tried_again() -> None:
 
 def _broken() -> int:
     raise ValueError("broken")
+
+
+def test_examples_fit_what_the_brief_is_for_and_its_tone() -> None:
+    facts = Facts(load_brief())
+    assert write_prompts.topic_of(facts) == "sale"
+    made = write_prompts.opening(facts)
+    file = prompts.load("body-writer")
+    assert made.examples == file.pieces["opening"].variants["sale"]
+    formal = Facts(load_brief().model_copy(update={"tone": "formal"}))
+    closing = write_prompts.closing(formal, "See the plants")
+    assert closing.examples == file.pieces["closing"].variants["formal"]
+    assert write_prompts.topic_of(Facts(Brief(goal="Tell people about rocks"))) == ""
+    assert prompts.render("body-writer", "opening", variant="nothing", tone="x").examples == (
+        file.pieces["opening"].examples
+    )
+
+
+def test_every_topic_and_tone_has_examples() -> None:
+    for agent, piece in (
+        ("strategist", "angle"),
+        ("subject-line-writer", "subject"),
+        ("preheader-writer", "preheader"),
+        ("body-writer", "opening"),
+    ):
+        assert set(prompts.load(agent).pieces[piece].variants) == set(labels("topic"))
+    closing = prompts.load("body-writer").pieces["closing"]
+    assert {*closing.variants, "friendly"} == set(labels("tone"))

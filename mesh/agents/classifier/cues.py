@@ -85,6 +85,11 @@ _PATTERNS = {
 }
 
 
+def labels(question: str) -> tuple[str, ...]:
+    """Those that have cues."""
+    return tuple(_CUES[question])
+
+
 def cue_features(text: str) -> list[float]:
     """How many cues of each label it holds, 0 to 1, in a fixed order."""
     return [

@@ -81,6 +81,8 @@ def content_problems(text: str, facts: Facts) -> list[Problem]:
             word = claim.group()
             if not _day_of_weekend(word, facts):
                 add("invented_claim", word)
+    if what := says_what_the_brand_is(folded, facts):
+        add("invented_claim", what)
     named = fold(" ".join((facts.brief.product, facts.brief.brand, *facts.memory)))
     boilerplate = p.BOILERPLATE.search(plain)
     if boilerplate and fold(boilerplate.group()) not in named:
@@ -192,8 +194,10 @@ _NEUTRAL = _words(
     "discover offer offering available ready bring today shop store team customers friends "
     "friendly share help hope hear check explore browse feel want need meet try start pick choose "
     "time way day place back right best lot things everyone something everything looking hearing "
-    "meeting seeing invite reading including includes comes featuring use using keep work "
-    "working stay easily easy whole entire together receive learn know show give bit even"
+    "meeting seeing invite invited reading including includes comes featuring use using keep work "
+    "working stay easily easy whole entire together receive learn know show give bit even "
+    "kindly pleased note details page click away ready imagine wait smile begin step psst "
+    "guess something right part tell read letter wish only"
 )
 """Friendly words that claim nothing: neither for nor against a text."""
 
@@ -208,17 +212,30 @@ def grounding(folded: str, facts: Facts) -> float:
     return sum(stem(w) in facts.stems for w in content) / len(content)
 
 
+_FIGURE_GROUNDING = 0.9
 _DEFINES = re.compile(r"\b(?:is|are|was|were|it's|they're|being) (?:an?|the|one|only)\b")
 
 
 def off_topic(sentence: str, facts: Facts, limits: Limits) -> bool:
     """Whether too little of the sentence comes from the brief.
 
-    "X is a …" states something new about X, so it has to rest on the brief half as much again.
+    "X is a …" states something new about X, so it has to rest on the brief half as much again;
+    and a figure among words that the brief does not hold is likely a figure of something else.
     """
     folded = fold(without_tags(sentence))
     needed = limits.grounding * (1.5 if _DEFINES.search(folded) else 1.0)
+    if needed and facts.brief.language[:2] == "en" and numbers(folded):
+        needed = max(needed, _FIGURE_GROUNDING)
     return grounding(folded, facts) < min(1.0, needed)
+
+
+def says_what_the_brand_is(folded: str, facts: Facts) -> str:
+    """ "Fern & Oak is a restaurant": the brand's nature is the brief's to state."""
+    brand = fold(facts.brief.brand).strip()
+    if len(brand) < 2:
+        return ""
+    match = re.search(rf"{re.escape(brand)}(?:,| (?:is|are|was|were)) (?:an?|the|one)\b", folded)
+    return match.group() if match and match.group() not in facts.folded else ""
 
 
 def _known_host(text: str, facts: Facts) -> bool:

@@ -135,12 +135,14 @@ def plain(text: str) -> str:
 def signs(text: str) -> list[str]:
     """What in it tries to give orders; empty: nothing that we know of."""
     seen = plain(text)
+    disguises = {seen.translate(_LOOKALIKES), _joined(seen)} - {seen}
     found = []
     for name, pattern in (("role mark", ROLE_MARK), ("tool call", TOOL_CALL), ("order", ORDERS)):
         match = pattern.search(seen)
         if match is None and name == "order":
             # Letters of other scripts, spaced letters ("i g n o r e"): seen once more without.
-            match = pattern.search(seen.translate(_LOOKALIKES)) or pattern.search(_joined(seen))
+            for other in disguises:
+                match = match or pattern.search(other)
         if match is not None:
             found.append(f"{name}: {match.group()[:60].strip()}")
     if _BASE64.search(seen):

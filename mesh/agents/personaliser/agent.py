@@ -8,6 +8,7 @@ of another namespace, about another contact, delicate or an order to a machine i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -30,7 +31,11 @@ from mesh.contracts.email import Block
 from mesh.contracts.tasks import Decision, TaskKind
 
 LINE = Limits(15, 200, max_exclamations=0, grounding=0.7)
-_GREETINGS = ("hello", "hi", "hallo", "dear", "bonjour", "hola", "ciao", "olá", "good morning")
+_GREETING = re.compile(
+    r"(?:hello|hi|hey|hallo|dear|bonjour|hola|ciao|olá|good (?:day|morning|evening))\b"
+    r"[^.?]{0,50}[,:!]$"
+)
+"""In folded text: a line that greets, as opposed to a sentence that begins like one."""
 
 
 @dataclass(slots=True)
@@ -232,7 +237,7 @@ def _place(blocks: list[Block]) -> int:
 def _greeting_at(blocks: list[Block]) -> int | None:
     for index, block in enumerate(blocks[:3]):
         text = fold(without_tags(block.text))
-        if block.kind == "paragraph" and len(text) < 60 and text.startswith(_GREETINGS):
+        if block.kind == "paragraph" and _GREETING.match(text.strip()):
             return index
     return None
 

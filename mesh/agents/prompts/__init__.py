@@ -11,7 +11,7 @@ import hashlib
 import string
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
@@ -19,10 +19,10 @@ from mesh.agents.activation import ACTIVE
 from mesh.core.errors import Internal
 
 NEWEST: Mapping[str, int] = {
-    "strategist": 1,
-    "subject-line-writer": 1,
-    "preheader-writer": 1,
-    "body-writer": 1,
+    "strategist": 2,
+    "subject-line-writer": 2,
+    "preheader-writer": 2,
+    "body-writer": 2,
     "translator": 1,
     "personaliser": 1,
 }
@@ -42,6 +42,9 @@ class PromptTemplate:
     """The instruction for languages other than English; those get no examples, which would pull
     the answer into English."""
     examples: tuple[tuple[str, str], ...]
+    variants: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
+    """Examples by what the text is for, or by its tone: a small model copies their form, so they
+    should be of the form that is wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,8 @@ class PromptFile:
     version: int
     sha256: str
     pieces: Mapping[str, PromptTemplate]
+    marks: frozenset[str] = frozenset()
+    """Words of the examples that have no business in an answer unless the brief holds them."""
 
     @property
     def reference(self) -> str:
@@ -68,8 +73,11 @@ class Rendered:
     reference: str
 
 
-def render(agent: str, piece: str, *, language: str = "en", **words: str) -> Rendered:
-    """The agent's newest prompt for a piece. ``language``: two letters; ``words``: placeholders.
+def render(
+    agent: str, piece: str, *, language: str = "en", variant: str = "", **words: str
+) -> Rendered:
+    """The agent's newest prompt for a piece. ``language``: two letters; ``variant``: which
+    examples, the usual ones where there are none of that name; ``words``: placeholders.
 
     Raises Internal when there is no such prompt, or a placeholder has no word.
     """
@@ -85,7 +93,8 @@ def render(agent: str, piece: str, *, language: str = "en", **words: str) -> Ren
         system = text.format_map(words)
     except KeyError as error:
         raise Internal(f"the prompt {file.reference} needs a word for {error}") from error
-    return Rendered(system, template.examples if english else (), file.reference)
+    examples = template.variants.get(variant, template.examples)
+    return Rendered(system, examples if english else (), file.reference)
 
 
 def load(agent: str, version: int | None = None) -> PromptFile:
@@ -98,22 +107,32 @@ def _read(agent: str, version: int) -> PromptFile:
     file = resources.files(__package__).joinpath(agent, f"v{version}.toml")
     try:
         data = file.read_bytes()
-        pieces = {name: _piece(table) for name, table in tomllib.loads(data.decode()).items()}
+        tables = tomllib.loads(data.decode())
+        marks = frozenset(map(str, tables.pop("marks", ())))
+        pieces = {name: _piece(table) for name, table in tables.items()}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise Internal(f"the prompt {agent}/v{version} can't be read: {error}") from error
-    return PromptFile(agent, version, hashlib.sha256(data).hexdigest(), pieces)
+    return PromptFile(agent, version, hashlib.sha256(data).hexdigest(), pieces, marks)
 
 
 def _piece(table: Mapping[str, Any]) -> PromptTemplate:
-    if unknown := set(table) - {"system", "elsewhere", "examples"}:
+    if unknown := set(table) - {"system", "elsewhere", "examples", "variants"}:
         raise ValueError(f"unknown: {', '.join(sorted(unknown))}")
-    examples = tuple((str(question), str(answer)) for question, answer in table["examples"])
-    made = PromptTemplate(str(table["system"]), str(table.get("elsewhere", "")), examples)
+    made = PromptTemplate(
+        str(table["system"]),
+        str(table.get("elsewhere", "")),
+        _examples(table),
+        {name: _examples(variant) for name, variant in table.get("variants", {}).items()},
+    )
     for text in (made.system, made.elsewhere):
         names = {name for _, name, _, _ in string.Formatter().parse(text) if name is not None}
         if unknown := names - PLACEHOLDERS:
             raise ValueError(f"unknown placeholders: {', '.join(sorted(unknown))}")
     return made
+
+
+def _examples(table: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    return tuple((str(question), str(answer)) for question, answer in table["examples"])
 
 
 LANGUAGES = {

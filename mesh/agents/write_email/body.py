@@ -52,8 +52,12 @@ class BodyWriter:
 
         def repeats(text: str) -> list[str]:
             said = {fold(s) for s in sentences(first)}
-            again = any(fold(s) in said for s in sentences(text))
-            return (["repeats the opening"] if again else []) + prompts.leaks(text, facts)
+            found = prompts.leaks(text, facts)
+            if any(fold(s) in said for s in sentences(text)):
+                found.append("repeats the opening")
+            if "?" in text and facts.brief.language[:2] == "en" and not text.startswith("Ready?"):
+                found.append("asks instead of inviting")
+            return found
 
         # Without a link there is nothing to click: the reader is invited to answer.
         action = str(context.previous["strategy"]["call_to_action"])

@@ -10,41 +10,36 @@ an instruction hidden in a brief gains nothing even where the model follows it. 
 
 from __future__ import annotations
 
-import re
-
 from mesh.agents import prompts, templates
+from mesh.agents.classifier.cues import cue_words, labels
 from mesh.agents.generate import Prompt
 from mesh.agents.guard import patterns as p
 from mesh.agents.guard.check import Limits
 from mesh.agents.guard.facts import Facts, fold, stem
 
 SUBJECT = Limits(12, 70, sentences=False, max_exclamations=0, grounding=0.75)
-PREHEADER = Limits(20, 110, max_exclamations=0, grounding=0.5)
-ANGLE = Limits(20, 200, max_exclamations=0, grounding=0.6)
-OPENING = Limits(40, 300, grounding=0.6)
-CLOSING = Limits(15, 140, grounding=0.5)
+PREHEADER = Limits(20, 110, max_exclamations=0, grounding=0.75)
+ANGLE = Limits(20, 200, max_exclamations=0, grounding=0.75)
+OPENING = Limits(40, 300, grounding=0.75)
+CLOSING = Limits(15, 140, grounding=0.7)
 
-_MARKS = (
-    "gym",
-    "yoga",
-    "towel",
-    "crime",
-    "novel",
-    "ana",
-    "ruiz",
-    "signed",
-    "bike",
-    "repair",
-    "timetable",
-)
-"""Words of the examples that have no business in an answer unless the brief holds them."""
+_AGENTS = ("strategist", "subject-line-writer", "preheader-writer", "body-writer")
 
 
 def leaks(text: str, facts: Facts) -> list[str]:
     """Whether the text repeats an example instead of speaking of the brief."""
     words = {stem(w) for w in p.WORD.findall(fold(text))}
-    marks = {stem(w) for w in _MARKS} - facts.stems
+    known = frozenset[str]().union(*(prompts.load(agent).marks for agent in _AGENTS))
+    marks = {stem(w) for w in known} - facts.stems
     return [f"copies an example: {w}" for w in sorted(words & marks)]
+
+
+def topic_of(facts: Facts) -> str:
+    """What the brief is for, by its own words; empty when they don't say."""
+    text = " ".join((facts.brief.goal, facts.brief.product, *facts.brief.key_points))
+    hits = {topic: len(cue_words(text, "topic", topic, most=9)) for topic in labels("topic")}
+    best = max(hits, key=lambda topic: hits[topic])
+    return best if hits[best] else ""
 
 
 def points(facts: Facts) -> list[str]:
@@ -63,31 +58,40 @@ def subject(facts: Facts, index: int) -> Prompt:
     """``index``: which of the facts this line is about."""
     known = points(facts)
     question = _named(facts, known[index % len(known)], ": ")
-    return _prompt("subject-line-writer", "subject", question, facts)
+    return _prompt("subject-line-writer", "subject", question, facts, topic_of(facts))
 
 
 def preheader(facts: Facts, chosen: str) -> Prompt:
     """About facts that the subject does not hold already, as far as there are any."""
     said = fold(chosen)
     rest = [x for x in points(facts) if fold(x) not in said] or points(facts)
-    return _prompt("preheader-writer", "preheader", _listed(facts, rest[:2]), facts)
+    question = _listed(facts, rest[:2])
+    return _prompt("preheader-writer", "preheader", question, facts, topic_of(facts))
 
 
 def angle(facts: Facts) -> Prompt:
-    return _prompt("strategist", "angle", _listed(facts, points(facts)[:2]), facts)
+    question = _listed(facts, points(facts)[:2])
+    return _prompt("strategist", "angle", question, facts, topic_of(facts))
 
 
 def opening(facts: Facts) -> Prompt:
-    return _prompt("body-writer", "opening", _listed(facts, points(facts)[:3]), facts)
+    question = _listed(facts, points(facts)[:3])
+    return _prompt("body-writer", "opening", question, facts, topic_of(facts))
 
 
 def closing(facts: Facts, action: str) -> Prompt:
     """``action``: what the reader is invited to, the button's label."""
-    return _prompt("body-writer", "closing", action, facts)
+    return _prompt("body-writer", "closing", action, facts, templates.tone_word(facts))
 
 
-def _prompt(agent: str, piece: str, question: str, facts: Facts) -> Prompt:
-    made = prompts.render(agent, piece, language=facts.brief.language, tone=tone_word(facts))
+def _prompt(agent: str, piece: str, question: str, facts: Facts, variant: str) -> Prompt:
+    made = prompts.render(
+        agent,
+        piece,
+        language=facts.brief.language,
+        variant=variant,
+        tone=templates.tone_word(facts),
+    )
     return Prompt(made.system, question, made.examples, made.reference)
 
 
@@ -99,9 +103,3 @@ def _named(facts: Facts, text: str, mark: str) -> str:
 def _listed(facts: Facts, parts: list[str]) -> str:
     text = ". ".join(part[0].upper() + part[1:] for part in parts) + "."
     return templates.shorten(_named(facts, text, ". "), 420)
-
-
-def tone_word(facts: Facts) -> str:
-    """One plain word of the brief's tone: free text has no place in an instruction."""
-    match = re.match(r"[a-z]{3,14}\b", facts.brief.tone.strip().lower())
-    return match.group() if match else "friendly"
