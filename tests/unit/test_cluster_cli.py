@@ -64,7 +64,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 def test_help_names_every_verb_and_exit_code() -> None:
     text = CliRunner().invoke(cli.app, ["--help"]).stdout
-    for verb in ("up", "down", "status", "doctor", "write", "models", "key", "logs"):
+    for verb in ("up", "down", "status", "doctor", "write", "models", "key", "logs", "trace"):
         assert re.search(rf"^\W+{verb}\s", text, re.MULTILINE), verb
     from cluster import failures
 
@@ -75,7 +75,7 @@ def test_help_names_every_verb_and_exit_code() -> None:
 
 def test_every_verb_takes_json() -> None:
     for verb in (
-        ["up"], ["down"], ["status"], ["doctor"], ["write"], ["logs"],
+        ["up"], ["down"], ["status"], ["doctor"], ["write"], ["logs"], ["trace"],
         ["models", "list"], ["models", "pull"], ["key", "create"], ["key", "list"],
         ["key", "revoke"], ["key", "rotate-signing"],
     ):  # fmt: skip
