@@ -24,7 +24,7 @@ from typing import Any
 import aiohttp
 
 from benchmarks.briefs import load_briefs
-from benchmarks.email_check import problems
+from benchmarks.email_check import invented_figures, problems
 from benchmarks.instance import Instance, find_instance
 from benchmarks.report import Report, Row, percentile
 
@@ -159,15 +159,24 @@ BARE_SCHEMA: dict[str, Any] = {
 }
 
 
-async def ask_bare(api: Api, model: str, briefs: Sequence[dict[str, Any]]) -> list[list[str]]:
-    """The same model, one prompt, the same grammar: what is wrong with each of its emails.
+@dataclass(frozen=True, slots=True)
+class Bare:
+    """What the model made of one brief alone."""
+
+    wrong: list[str]
+    figures: list[str] = field(default_factory=list)
+    """Invented ones."""
+
+
+async def ask_bare(api: Api, model: str, briefs: Sequence[dict[str, Any]]) -> list[Bare]:
+    """The same model, one prompt, the same grammar.
 
     It is helped as far as a user would: the schema holds the form, the facts stand in the prompt.
     """
     slots = asyncio.Semaphore(4)
     done = 0
 
-    async def one(index: int, entry: dict[str, Any]) -> list[str]:
+    async def one(index: int, entry: dict[str, Any]) -> Bare:
         nonlocal done
         body = {
             "model": model,
@@ -192,12 +201,13 @@ async def ask_bare(api: Api, model: str, briefs: Sequence[dict[str, Any]]) -> li
         done += 1
         progress("bare model", done, len(briefs))
         if status != 200:
-            return [f"status {status}"]
+            return Bare([f"status {status}"])
         try:
             made = json.loads(answer["choices"][0]["message"]["content"])
         except (ValueError, KeyError, TypeError):
-            return ["no JSON"]
-        return problems(entry["brief"], as_result(made, bool(entry["brief"]["links"])))
+            return Bare(["no JSON"])
+        result = as_result(made, bool(entry["brief"]["links"]))
+        return Bare(problems(entry["brief"], result), invented_figures(entry["brief"], result))
 
     return list(await asyncio.gather(*(one(i, brief) for i, brief in enumerate(briefs))))
 
@@ -311,7 +321,7 @@ async def measure(
 def add_validity(report: Report, written: Sequence[Written], bare: Sequence[Sequence[str]]) -> None:
     valid = sum(entry.valid for entry in written)
     ours = 100 * valid / len(written)
-    theirs = 100 * sum(not wrong for wrong in bare) / len(bare)
+    theirs = 100 * sum(not one.wrong for one in bare) / len(bare)
     report.add(
         Row(
             "valid emails",
@@ -322,6 +332,15 @@ def add_validity(report: Report, written: Sequence[Written], bare: Sequence[Sequ
             "100 %",
             valid == len(written),
             "peer: the bare model, one prompt, the same briefs",
+        )
+    )
+    mine = [e for e in written if e.result and invented_figures(e.brief["brief"], e.result)]
+    report.add(
+        Row(
+            "emails with a figure that the brief does not hold",
+            100 * len(mine) / len(written),
+            "%",
+            100 * sum(bool(one.figures) for one in bare) / len(bare),
         )
     )
     for name, english in (("English", True), ("other languages", False)):

@@ -20,6 +20,7 @@ _TEMPLATE = re.compile(r"\{%|%\}|\$\{|\*\||\|\*|<%|%>|\[\[|\]\]|%%[A-Z]")
 _URL = re.compile(r"(?:https?|ftp|javascript|vbscript|data|file):[^\s<>\"')\]]+", re.IGNORECASE)
 _WWW = re.compile(r"\bwww\.[^\s<>\"')\]]+", re.IGNORECASE)
 _MAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
+_FIGURE = re.compile(r"\d+(?:[.,:]\d+)*")
 _KINDS = {"heading", "paragraph", "bullets", "button"}
 
 
@@ -45,6 +46,19 @@ def problems(brief: Mapping[str, Any], result: Mapping[str, Any]) -> list[str]:
     for shown in ("".join(page.texts), text, "\n".join(fields)):
         found += _written(shown, brief, links, tags)
     return list(dict.fromkeys(found))
+
+
+def invented_figures(brief: Mapping[str, Any], result: Mapping[str, Any]) -> list[str]:
+    """Figures that readers see and the brief doesn't hold: prices, dates, percentages made up."""
+    email = result.get("email") or {}
+    fields = [str(email.get("subject", "")), str(email.get("preheader", ""))]
+    for block in email.get("blocks", []):
+        fields += [str(block.get("text", "")), *map(str, block.get("items", []))]
+    parts = [str(brief.get(key, "")) for key in ("goal", "product", "brand", "audience")]
+    parts += [str(tag.get("fallback", "")) for tag in brief.get("merge_tags", [])]
+    parts += [str(link.get("label", "")) for link in brief.get("links", [])]
+    held = set(_FIGURE.findall(" ".join([*parts, *map(str, brief.get("key_points", []))])))
+    return [figure for figure in _FIGURE.findall(" ".join(fields)) if figure not in held]
 
 
 def _shape(email: Mapping[str, Any]) -> list[str]:
