@@ -128,7 +128,8 @@ def probers(
             raise RuntimeError("it ended before a step began")
         finally:
             with contextlib.suppress(Exception):  # it has served its purpose
-                await call(session, instance, "DELETE", f"/v1/mesh/tasks/{made['id']}")
+                path = f"/v1/mesh/tasks/{made['id']}"
+                await call(session, instance, "DELETE", path, timeout_s=1.0)
 
     async def memory() -> None:
         nonlocal count
