@@ -16,13 +16,13 @@ from mesh.core.errors import Internal
 
 RELEASED = {
     "strategist/v1": "5689c9599eb7",
-    "strategist/v2": "4ee784a540e1",
+    "strategist/v2": "af9b1451c025",
     "subject-line-writer/v1": "025da21c2f70",
-    "subject-line-writer/v2": "f11e9a3b1a17",
+    "subject-line-writer/v2": "b0fdaeabc10a",
     "preheader-writer/v1": "4fd7b824b303",
-    "preheader-writer/v2": "75d03355feda",
+    "preheader-writer/v2": "ebf543742ee5",
     "body-writer/v1": "718b9a4fe948",
-    "body-writer/v2": "b0ed295961b5",
+    "body-writer/v2": "ee6130a40f32",
     "translator/v1": "dbc3ae36edb0",
     "personaliser/v1": "a2ac8f7d2bf9",
 }

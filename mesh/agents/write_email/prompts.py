@@ -10,6 +10,8 @@ an instruction hidden in a brief gains nothing even where the model follows it. 
 
 from __future__ import annotations
 
+import re
+
 from mesh.agents import prompts, templates
 from mesh.agents.classifier.cues import cue_words, labels
 from mesh.agents.generate import Prompt
@@ -17,21 +19,26 @@ from mesh.agents.guard import patterns as p
 from mesh.agents.guard.check import Limits
 from mesh.agents.guard.facts import Facts, fold, stem
 
-SUBJECT = Limits(12, 70, sentences=False, max_exclamations=0, grounding=0.75)
+SUBJECT = Limits(8, 70, sentences=False, max_exclamations=0, grounding=0.75)
 PREHEADER = Limits(20, 110, max_exclamations=0, grounding=0.75)
 ANGLE = Limits(20, 200, max_exclamations=0, grounding=0.75)
 OPENING = Limits(40, 300, grounding=0.75)
-CLOSING = Limits(15, 140, grounding=0.7)
+CLOSING = Limits(15, 140, grounding=0.6)
 
+_ALONE = re.compile(r"\b(?:I|I'm|I'll|I've|me|my)\b")
 _AGENTS = ("strategist", "subject-line-writer", "preheader-writer", "body-writer")
 
 
 def leaks(text: str, facts: Facts) -> list[str]:
-    """Whether the text repeats an example instead of speaking of the brief."""
+    """Whether the text repeats an example instead of speaking of the brief, or forgets that it
+    speaks for a brand."""
     words = {stem(w) for w in p.WORD.findall(fold(text))}
     known = frozenset[str]().union(*(prompts.load(agent).marks for agent in _AGENTS))
     marks = {stem(w) for w in known} - facts.stems
-    return [f"copies an example: {w}" for w in sorted(words & marks)]
+    found = [f"copies an example: {w}" for w in sorted(words & marks)]
+    if facts.brief.language[:2] == "en" and _ALONE.search(text):
+        found.append("speaks as one person")
+    return found
 
 
 def topic_of(facts: Facts) -> str:
@@ -55,8 +62,12 @@ def points(facts: Facts) -> list[str]:
 
 
 def subject(facts: Facts, index: int) -> Prompt:
-    """``index``: which of the facts this line is about."""
+    """``index``: which of the facts this line is about; a brief of few facts lends its links'
+    labels and its goal, so that three lines needn't say the same."""
     known = points(facts)
+    more = [templates.safe(link.label, facts) for link in facts.brief.links]
+    more.append(templates.topic(facts, 60))
+    known += [x for x in more if x and not any(fold(x) in fold(other) for other in known)]
     question = _named(facts, known[index % len(known)], ": ")
     return _prompt("subject-line-writer", "subject", question, facts, topic_of(facts))
 

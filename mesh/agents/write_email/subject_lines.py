@@ -11,6 +11,8 @@ from mesh.agents.write_email.memory import facts_of
 from mesh.contracts.tasks import Decision
 
 WANTED = 3
+_WRITTEN = 0.08
+"""What a line by the model is worth beside a template's, on the scorer's scale."""
 
 
 class SubjectLineWriter:
@@ -48,7 +50,8 @@ class SubjectLineWriter:
                 lines.append((await writer.fall_back(text), "template"))
         scored = sorted(
             ((self.scorer.score(text, facts), text, source) for text, source in lines),
-            key=lambda entry: -entry[0].value,
+            # Of two that are about as good the written one goes out, not the template's.
+            key=lambda entry: -(entry[0].value + (_WRITTEN if entry[2] == "model" else 0.0)),
         )
         best = scored[0]
         # A line from the template completes the three; the step is degraded only when the
