@@ -13,7 +13,8 @@ TORCH := $(shell sed -n 's/^  "\(torch==[^"]*\)",$$/\1/p' pyproject.toml)
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-slow install install-dev fetch up down lint format types imports \
-	bench show-gateway lock clean
+	bench bench-mesh bench-llm bench-memory bench-streams bench-agents test-vllm \
+	show-gateway show-mesh lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,10 +23,30 @@ run: install ## install, start everything, write a first email, stay until Ctrl-
 	@$(BIN)/maily up --write $(BRIEF) $(if $(DETACH),--detach)
 
 test: install-dev ## all tests but the slow ones
-	$(BIN)/pytest -q -m "not slow"
+	$(BIN)/pytest -q -m "not slow and not vllm"
 
 test-slow: install-dev ## the slow tests
 	$(BIN)/pytest -q -m slow
+
+# vLLM pins much of what the runtime has newer, so it lives apart. Without a GPU: its CPU build,
+# whose companions of torch it can't load.
+VLLM := .cache/vllm
+
+test-vllm: install-dev $(VLLM)/weights/.made ## vLLM through ray.serve.llm, end to end, on CPUs (4 GB of packages)
+	$(BIN)/pytest -q -m vllm tests/system/test_vllm.py
+
+$(VLLM)/.installed: tests/vllm/requirements.txt | $(BIN)/python
+	$(PYTHON) -m venv $(VLLM)/venv
+	$(VLLM)/venv/bin/python -m pip install --quiet "$(TORCH)"
+	$(VLLM)/venv/bin/python -m pip install --quiet -r tests/vllm/requirements.txt
+	$(VLLM)/venv/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
+
+$(VLLM)/weights/.made: $(VLLM)/.installed tests/vllm/convert.py
+	MAILY_STORE=$(CURDIR)/.cache/store $(BIN)/maily models pull
+	$(VLLM)/venv/bin/python tests/vllm/convert.py \
+	  "$$(find .cache/store -name '*.gguf' | head -1)" $(VLLM)/weights
+	@touch $@
 
 install: $(VENV)/.installed ## the virtual environment with the runtime
 
@@ -75,8 +96,26 @@ imports: install-dev ## the layers: cluster over serve_apps over actors over mes
 bench: install-dev ## the gateway beside llama.cpp's own server: JSON and a table
 	$(BIN)/python -m benchmarks.gateway $(if $(FULL),--full)
 
+bench-mesh: install-dev ## coordination: assignments, leases, step overhead, fairness, recovery
+	$(BIN)/python -m benchmarks.mesh $(if $(FULL),--full)
+
+bench-llm: install-dev ## the gateway beside LiteLLM's proxy and two routers, same upstream
+	$(BIN)/python -m benchmarks.llm $(if $(FULL),--full)
+
+bench-memory: install-dev ## recall and speed beside exact search, pgvector and LanceDB
+	$(BIN)/python -m benchmarks.memory $(if $(FULL),--full)
+
+bench-streams: install-dev ## a thousand readers over reconnect storms
+	$(BIN)/python -m benchmarks.streams $(if $(FULL),--full)
+
+bench-agents: install-dev ## two hundred briefs: validity, repairs, diversity
+	$(BIN)/python -m benchmarks.agents $(if $(FULL),--full)
+
 show-gateway: install-dev ## every claim measured on a running instance (FULL=1: full sizes)
 	$(BIN)/python -m benchmarks.show.gateway $(if $(FULL),--full)
+
+show-mesh: install-dev ## the mesh in depth, measured on running instances (FULL=1: full sizes)
+	$(BIN)/python -m benchmarks.show.mesh $(if $(FULL),--full)
 
 # Everything but torch and its companions, with hashes; no index and no host is written down.
 COMPILE := CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --generate-hashes \

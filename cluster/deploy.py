@@ -17,12 +17,13 @@ import traceback
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import asyncpg
 import httpx
 
-from actors.names import GATEWAY_APP, LLM_APP, NAMESPACE
+from actors.names import GATEWAY_APP, LLM_APP, NAMESPACE, engine_deployment
 from cluster import loopback
 from cluster.layout import Layout, write_private
 from cluster.state import Phase
@@ -32,6 +33,8 @@ WAIT_FOR_SERVICES_S = 120.0
 WAIT_FOR_APPLICATIONS_S = 240.0
 FIRST_KEY = "first key"
 DEFAULT_WORKSPACE = "default"
+
+_ROOT = str(Path(__file__).resolve().parents[1])
 
 Say = Callable[[str, Phase, str], None]
 
@@ -53,6 +56,7 @@ async def deploy(settings: Settings, layout: Layout) -> None:
         agents = asyncio.create_task(_reconcile_agents(settings, submitted))
         try:
             await asyncio.gather(applications, agents)
+            await _deploy_vllm_engines(settings)
         finally:
             agents.cancel()
         await _gateway_answers(settings)
@@ -188,6 +192,26 @@ def _run_applications(settings: Settings, submitted: Callable[[], object]) -> No
             say("serve", "starting", f"the ingress was replaced: {error}"[:300])
     say("serve", "ready", "HAProxy" if settings.gateway.haproxy else "Serve's proxy")
     _until_running(serve)
+
+
+async def _deploy_vllm_engines(settings: Settings) -> None:
+    """Each by a driver of its own, in the environment that holds vLLM."""
+    for name, engine in settings.llm.engine_table().items():
+        if engine.kind != "vllm":
+            continue
+        part = engine_deployment(name).lower()
+        say(part, "starting", "handing vLLM to Serve")
+        driver = await asyncio.create_subprocess_exec(
+            str(engine.vllm.python or sys.executable),
+            *("-m", "cluster.deploy_vllm", name),
+            env={**os.environ, "PYTHONPATH": _ROOT},
+            stderr=asyncio.subprocess.PIPE,
+        )
+        _, errors = await driver.communicate()
+        sys.stderr.buffer.write(errors)
+        if driver.returncode != 0:
+            raise RuntimeError(f"{part}: {_last_line(errors.decode(errors='replace'))}")
+        say(part, "ready", "Serve has it; replicas load their model")
 
 
 def _until_controller(starting: Future[None]) -> None:

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ STORE = Path(__file__).resolve().parents[1] / ".cache" / "store"
 class Runtime:
     """The command line of one home."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, extra: Mapping[str, str] | None = None) -> None:
+        """``extra``: further variables, such as settings."""
         self.folder = folder
         keep = {
             name: value
@@ -40,6 +41,7 @@ class Runtime:
             # What these tests look at is durability, not wording: half the work of a model that
             # needs several tries.
             "MAILY_AGENTS__MAX_TRIES": "1",
+            **(extra or {}),
         }
 
     def maily(self, *arguments: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
@@ -62,10 +64,10 @@ class Runtime:
 
 
 @contextmanager
-def running() -> Iterator[Runtime]:
+def running(extra: Mapping[str, str] | None = None) -> Iterator[Runtime]:
     """Up, and down again at the end, whatever happened in between."""
     folder = Path(tempfile.mkdtemp(prefix="maily-rt-"))
-    runtime = Runtime(folder)
+    runtime = Runtime(folder, extra)
     try:
         up = runtime.maily("up", "--detach", timeout_s=300)
         assert up.returncode == 0, f"maily up: {up.returncode}\n{up.stdout}\n{up.stderr}"

@@ -187,7 +187,8 @@ class LLMSettings(_Engine):
         table: dict[str, tuple[str, ...]] = {}
         engines = self.engine_table()
         for name, engine in engines.items():
-            table[engine.model] = (*table.get(engine.model, ()), name)
+            for model in (engine.model, *engine.vllm.adapters):
+                table[model] = (*table.get(model, ()), name)
         for route in ROUTES:
             table[route] = (DEFAULT_ENGINE,)
         return table | dict(self.routes)

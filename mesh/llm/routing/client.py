@@ -76,21 +76,22 @@ class RoutedClient:
         self._options = options or RoutingOptions()
         self._clock = clock or SystemClock()
         self._rng = rng or random.Random()  # noqa: S311 - jitter
-        targets = {target.name: target for chain in routes.values() for target in chain}
+        # An engine may answer to several models (adapters): they share its breaker.
+        targets = {(t.name, t.model): t for chain in routes.values() for t in chain}
         self._breakers = breakers or SharedBreakers(
-            (*targets, EMBEDDER),
+            (*dict.fromkeys(name for name, _ in targets), EMBEDDER),
             self._options.breaker,
             clock=self._clock,
             rng=self._rng,
             is_failure=speaks_against,
         )
         self._states = {
-            name: TargetState(target, self._breakers[name], self._options, self._clock)
-            for name, target in targets.items()
+            key: TargetState(target, self._breakers[target.name], self._options, self._clock)
+            for key, target in targets.items()
         }
         self._breakers.on_open(self._leave)
         self._routes = {
-            route: tuple(self._states[target.name] for target in chain)
+            route: tuple(self._states[target.name, target.model] for target in chain)
             for route, chain in routes.items()
         }
         self._default = default
@@ -144,7 +145,9 @@ class RoutedClient:
     def statistics(self) -> dict[str, Any]:
         """Of each engine as this process sees it, and of answers that broke off."""
         return {
-            "engines": {name: state.statistics() for name, state in self._states.items()},
+            "engines": {
+                state.target.name: state.statistics() for state in reversed(self._states.values())
+            },
             "resumed": dict(self._resumed),
             "sharing": self._breakers.sharing(),
         }
@@ -342,6 +345,6 @@ class RoutedClient:
         _log.warning("answer.broke_off", engine=engine, route=request.route, how=how, error=code)
 
     def _leave(self, name: str) -> None:
-        state = self._states.get(name)
-        if state is not None:
-            state.leave()
+        for state in self._states.values():
+            if state.target.name == name:
+                state.leave()
