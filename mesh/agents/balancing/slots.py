@@ -1,15 +1,20 @@
 """How a worker shares its own slots between workspaces.
 
-Turns decide who starts next, but a workspace that had the mesh for itself may hold every slot when
-another comes, which then waits for one to end. So while several workspaces are about, none may
-hold more than a share of a worker's slots. Every worker does so by what it sees itself and by
-what the coordinators last told it: nobody has to be asked, and dead coordinators change nothing.
+Turns decide who starts next, but a workspace that floods would hold every slot when another comes,
+which then waits for one to end. So while several workspaces are about, each has slots kept for
+it: as many as it held at once lately and one more, up to its equal share. What is kept for one is
+not given to the others; what nobody used for a while is kept for nobody. And to let in who was not
+seen here yet, no workspace holds more than ``max_share``.
+
+Every worker does so by what it sees itself and by what the coordinators last told it: nobody has
+to be asked, and dead coordinators change nothing.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -23,6 +28,8 @@ class SlotOptions:
     """Largest share of the slots for one workspace while others are about."""
     about_s: float = 60.0
     """A workspace is about for so long after its last task was seen."""
+    fade_s: float = 15.0
+    """What a workspace held at its peak counts less and less: a third is left after so long."""
     batch: int = 4
     """Most tasks to claim at once: what one takes at a stroke others can't share."""
 
@@ -38,7 +45,7 @@ class Room:
 
     n: int
     full: frozenset[UUID]
-    """Workspaces that hold their share: their queued tasks are left to wait."""
+    """Workspaces whose queued tasks are left to wait: what is free is kept for others."""
 
 
 class SlotShares:
@@ -47,6 +54,8 @@ class SlotShares:
     def __init__(self, options: SlotOptions) -> None:
         self._options = options
         self._seen: dict[UUID, float] = {}
+        self._peaks: dict[UUID, float] = {}
+        self._faded_at = 0.0
         self._told_at = float("-inf")
 
     def saw(self, workspace_id: UUID, now: float) -> None:
@@ -58,21 +67,54 @@ class SlotShares:
         if crowded:
             self._told_at = now
 
-    def crowded(self, held: Collection[UUID], now: float) -> bool:
-        """Whether the next task may be of another workspace than those of ``held``."""
-        horizon = now - self._options.about_s
-        self._seen = {space: at for space, at in self._seen.items() if at > horizon}
-        about = self._seen.keys()
-        return len(about) > 1 or not about <= set(held) or self._told_at > horizon
-
     def room(self, held: Iterable[UUID], now: float) -> Room:
         """``held``: the workspace of each task that runs here."""
+        options = self._options
         counts = Counter(held)
-        n = min(self._options.slots - counts.total(), self._options.batch)
-        if n <= 0 or not self.crowded(counts, now):
+        self._remember(counts, now)
+        free = options.slots - counts.total()
+        n = min(free, options.batch)
+        if n <= 0 or not self._crowded(counts, now):
             return Room(max(0, n), frozenset())
-        most = self._options.most
-        full = frozenset(space for space, count in counts.items() if count >= most)
-        # However the batch falls out, nobody gets past the share by it.
-        largest = max((count for count in counts.values() if count < most), default=0)
-        return Room(min(n, most - largest), full)
+        kept = self._kept(counts)
+        total = sum(kept.values())
+        # For each: what is free and not kept for another, up to the largest share.
+        room = {
+            space: min(free - total + kept.get(space, 0), options.most - counts[space])
+            for space in {*counts, *kept}
+        }
+        full = frozenset(space for space, left in room.items() if left <= 0)
+        # Whoever was never here may come as well: it holds nothing, and nothing is kept for it.
+        rooms = [left for left in room.values() if left > 0]
+        stranger = min(free - total, options.most)
+        if stranger > 0:
+            rooms.append(stranger)
+        if not rooms:
+            return Room(0, full)
+        return Room(min(n, *rooms), full)
+
+    def _remember(self, counts: Mapping[UUID, int], now: float) -> None:
+        horizon = now - self._options.about_s
+        self._seen = {space: at for space, at in self._seen.items() if at > horizon}
+        fading = math.exp(-max(0.0, now - self._faded_at) / self._options.fade_s)
+        self._faded_at = now
+        self._peaks = {
+            space: max(self._peaks.get(space, 0.0) * fading, float(counts.get(space, 0)))
+            for space in {*self._seen, *counts}
+        }
+
+    def _crowded(self, counts: Mapping[UUID, int], now: float) -> bool:
+        """Whether the next task may be of another workspace than those that run here."""
+        about = self._peaks.keys()
+        told = self._told_at > now - self._options.about_s
+        return len(about) > 1 or not about <= counts.keys() or told
+
+    def _kept(self, counts: Mapping[UUID, int]) -> dict[UUID, int]:
+        """Slots that are to stay free for each workspace that was about."""
+        equal = self._options.slots // max(1, len(self._peaks))
+        kept = {}
+        for space, peak in self._peaks.items():
+            wanted = min(round(peak) + 1, equal) - counts.get(space, 0)
+            if wanted > 0:
+                kept[space] = wanted
+        return kept
