@@ -3,15 +3,17 @@
 Each function that users see (a task accepted and begun, a chat answered, a memory written and
 found, an event stream read) has a prober that uses it again and again, as a client would that
 tries once and gives up after some seconds. After a kill a function has recovered at the end of
-its first success that began after the kill and after which no more probe fails until the next
-kill: one that got through by luck between two that failed does not count.
+its first success that began after the kill and after the last failure that the kill may have
+caused: one that got through by luck between two that failed does not count. A kill may have caused
+the failure of any probe that was under way when it fell, or began before the runtime was whole
+again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 Use = Callable[[], Awaitable[None]]
@@ -52,23 +54,21 @@ class Prober:
             self.probes.append(Probe(started, time.monotonic(), problem))
             await asyncio.sleep(PAUSE_S)
 
-    def failures(self, start: float, end: float) -> list[Probe]:
-        return [p for p in self.probes if p.problem is not None and start <= p.started < end]
-
     def served(self, since: float) -> bool:
         """Whether a probe that began since then went well, and the newest one, too."""
         later = [p for p in self.probes if p.started >= since]
         return bool(later) and later[-1].problem is None
 
 
-def recovery_s(probes: Iterable[Probe], killed: float, until: float) -> float | None:
+def recovery_s(probes: Sequence[Probe], killed: float, whole: float, until: float) -> float | None:
     """Seconds from the kill until the function was served again for good; None: not before
-    ``until`` (the next kill)."""
-    window = sorted(
-        (p for p in probes if killed <= p.started < until), key=lambda probe: probe.started
+    ``until`` (the next kill). ``whole``: when the runtime was whole again."""
+    failed_until = max(
+        (p.ended for p in probes if p.problem and p.ended > killed and p.started < whole),
+        default=killed,
     )
-    failed_until = max((p.ended for p in window if p.problem is not None), default=killed)
-    good = [p.ended for p in window if p.problem is None and p.started >= failed_until]
+    since = max(killed, failed_until)
+    good = [p.ended for p in probes if not p.problem and since <= p.started < until]
     return min(good) - killed if good else None
 
 
