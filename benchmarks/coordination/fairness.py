@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from benchmarks.coordination.house import House
+from benchmarks.coordination.house import CLOCK, House
 from benchmarks.coordination.leases import new
 from benchmarks.coordination.servers import Servers, workspaces
 from benchmarks.report import percentile
@@ -58,16 +58,17 @@ async def measure_fairness(
     async with House.open(servers) as house:
         shards = [house.coordinator(shard, 2) for shard in range(2)]
         workers = [house.worker(f"agent-worker-{i}", work, SLOTS) for i in range(WORKERS)]
+        victim, other = await workspaces(house.db, 2)
         async with house.running(*shards, *workers):
             phases = []
             for rate in (share, share * factor):
-                victim, other = await workspaces(house.db, 2)
+                began = CLOCK.now()
                 sent: list[int] = [0, 0]
                 await asyncio.gather(
                     _send(house, victim, share * 0.4, phase_s, rng, [0, 0]),
                     _send(house, other, rate, phase_s, rng, sent),
                 )
-                latencies = await _latencies(house, victim)
+                latencies = await _latencies(house, victim, began + 1.0)
                 phases.append((latencies, sent))
                 await _clear(house, other)
     (calm, _), (flooded, flood) = phases
@@ -112,8 +113,8 @@ async def _send(
         await asyncio.wait(pending)
 
 
-async def _latencies(house: House, space: UUID) -> list[float]:
-    """Of the victim's tasks, once all have ended. The first second is left out."""
+async def _latencies(house: House, space: UUID, since: float) -> list[float]:
+    """Of the victim's tasks that were accepted since then, once all have ended."""
     async with asyncio.timeout(60.0):
         while True:
             rows = await house.db.fetch(
@@ -124,11 +125,10 @@ async def _latencies(house: House, space: UUID) -> list[float]:
             if all(row["finished_at"] is not None for row in rows):
                 break
             await asyncio.sleep(0.2)
-    first = rows[0]["created_at"].timestamp() + 1.0
     return [
         (row["finished_at"] - row["created_at"]).total_seconds()
         for row in rows
-        if row["created_at"].timestamp() > first
+        if row["created_at"].timestamp() > since
     ]
 
 
