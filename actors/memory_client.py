@@ -20,6 +20,7 @@ import numpy as np
 from actors.directory import Caller, Directory
 from actors.memory_fallback import Fallback
 from actors.patience import PatienceOptions, pause
+from actors.places import memory_place
 from mesh.agents.ledger import note_read
 from mesh.contracts.memory import (
     Consolidation,
@@ -336,6 +337,10 @@ class ShardedMemoryClient:
                     at=now,
                 )
             )
+
+    def place_of(self, workspace: UUID, namespace: Namespace) -> str:
+        """Where it lies, as the balancing names places."""
+        return memory_place(self._shard(workspace, namespace))
 
     def _shard(self, workspace: UUID, namespace: Namespace) -> int:
         return shard_of(self._parts.vault.namespace_id(workspace, namespace))

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Sequence
 from uuid import UUID
 
+import ray
+
 from actors.context import ProcessContext
 from actors.directory import Directory, RayCaller
 from actors.host import ActorHost
@@ -13,6 +15,7 @@ from actors.memory_forget import Forgetter
 from actors.memory_loop import ErasedPart, MemoryLoop, Vector, Vectors
 from actors.memory_open import host_options, open_forgetter, open_host_parts
 from actors.names import NAMESPACE
+from actors.places import keep_saying, memory_place
 from mesh.contracts.memory import (
     Consolidation,
     MemoryItem,
@@ -81,6 +84,15 @@ class MemoryHost(ActorHost):
             async with asyncio.TaskGroup() as group:
                 group.create_task(memory.run())
                 group.create_task(_resume(forgetter))
+                group.create_task(
+                    keep_saying(
+                        context.redis,
+                        lambda: map(memory_place, memory.shards.held),
+                        ray.get_runtime_context().get_node_id(),
+                        self.name,
+                        context.clock,
+                    )
+                )
         finally:
             self._memory = None
 

@@ -7,26 +7,57 @@ within ``STALE_S`` is forgotten.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import orjson
 import redis.asyncio as redis_asyncio
+from redis.exceptions import RedisError
 
 from actors.names import PLACES_KEY
 from mesh.core.clock import Clock
+from mesh.core.logging import get_logger
+
+log = get_logger("places")
 
 SAY_EVERY_S = 5.0
 STALE_S = 20.0
 
 
-async def say_place(
-    client: redis_asyncio.Redis, place: str, node: str, holder: str, clock: Clock
+def memory_place(shard: int) -> str:
+    """Where this shard of the memory lies."""
+    return f"memory:{shard}"
+
+
+async def say_places(
+    client: redis_asyncio.Redis, places: Iterable[str], node: str, holder: str, clock: Clock
 ) -> None:
-    """``place``: ``memory:<shard>`` or ``model:<name>``; ``holder``: who says so (two replicas of
+    """``places``: ``memory:<shard>`` or ``model:<name>``; ``holder``: who says so (two replicas of
     a model are two holders). Say it again every ``SAY_EVERY_S``. Raises RedisError."""
-    value = orjson.dumps({"place": place, "node": node, "at": clock.now()})
-    await client.hset(PLACES_KEY, f"{place}|{holder}", value.decode())
+    said: dict[Any, Any] = {
+        f"{place}|{holder}": orjson.dumps(
+            {"place": place, "node": node, "at": clock.now()}
+        ).decode()
+        for place in places
+    }
+    if said:
+        await client.hset(PLACES_KEY, mapping=said)
+
+
+async def keep_saying(
+    client: redis_asyncio.Redis,
+    places: Callable[[], Iterable[str]],
+    node: str,
+    holder: str,
+    clock: Clock,
+) -> None:
+    """``say_places`` again and again, until cancelled. ``places``: what is held at the moment."""
+    while True:
+        try:
+            await say_places(client, places(), node, holder, clock)
+        except (RedisError, OSError) as error:
+            log.debug("places.unsaid", error=type(error).__name__)
+        await clock.sleep(SAY_EVERY_S)
 
 
 def read_places(raw: Mapping[Any, Any], now: float) -> tuple[dict[str, tuple[str, ...]], list[Any]]:

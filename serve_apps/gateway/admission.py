@@ -7,6 +7,10 @@ A repeat of a task that was accepted is answered always.
 
 from __future__ import annotations
 
+from uuid import UUID
+
+from mesh.contracts.memory import Namespace, NamespaceKind
+from mesh.contracts.tasks import TaskRequest
 from mesh.core import metrics
 from mesh.core.errors import Overloaded
 from mesh.storage.task_rows import NewTask, TaskRow
@@ -43,3 +47,12 @@ async def create_admitted(
             task.workspace_id, limit, OVERLOADED_RETRY_S
         )
         raise
+
+
+def wants(gateway: Gateway, workspace_id: UUID, request: TaskRequest) -> list[str]:
+    """Places that the task would like to be near: its model, and its workspace's memory."""
+    places = [] if request.model is None else [f"model:{request.model}"]
+    if request.use_memory and gateway.memory is not None:
+        brand = Namespace(kind=NamespaceKind.WORKSPACE)
+        places.append(gateway.memory.place_of(workspace_id, brand))
+    return places

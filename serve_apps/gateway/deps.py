@@ -297,6 +297,10 @@ class Memory(MemoryClient, Protocol):
 
     async def stats(self, workspace: UUID) -> MemoryStats: ...
 
+    def place_of(self, workspace: UUID, namespace: Namespace) -> str:
+        """Where it lies, as the balancing names places."""
+        ...
+
     def export(
         self, workspace: UUID, namespace: Namespace | None, *, vectors: bool
     ) -> AsyncIterator[bytes]:

@@ -19,7 +19,7 @@ from actors.coordinator_loop import CoordinatorLoop, CoordinatorOptions, Coordin
 from actors.dispatch import Dispatcher
 from actors.health import check_snapshot
 from actors.names import PLACES_KEY, offers, snapshot_key
-from actors.places import say_place
+from actors.places import say_places
 from actors.snapshots import read_snapshots
 from mesh.agents.balancing.shards import shard_of
 from mesh.contracts.events import EventType
@@ -312,8 +312,9 @@ async def test_what_one_shard_hears_the_others_know(bench: Bench) -> None:
 async def test_places_reach_the_snapshot_and_fade(bench: Bench) -> None:
     redis = bench.parts.redis
     await redis.hset(PLACES_KEY, "nonsense", "{")
-    await say_place(redis, "memory:0", "node-a", "one", CLOCK)
-    await say_place(redis, "memory:0", "node-b", "two", CLOCK)
+    await say_places(redis, ["memory:0"], "node-a", "one", CLOCK)
+    await say_places(redis, ["memory:0"], "node-b", "two", CLOCK)
+    await say_places(redis, [], "node-b", "three", CLOCK)
     async with bench.running(bench.coordinator()):
         snapshot = await bench.sees(lambda s: bool(s.places))
         assert snapshot.places == {"memory:0": ("node-a", "node-b")}

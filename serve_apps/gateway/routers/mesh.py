@@ -22,7 +22,7 @@ from mesh.core.logging import get_logger
 from mesh.security.principal import Principal
 from mesh.security.scopes import TOOLS_CALL
 from mesh.storage.task_rows import NewTask, TaskRow
-from serve_apps.gateway.admission import create_admitted
+from serve_apps.gateway.admission import create_admitted, wants
 from serve_apps.gateway.answers import Json, invalid_field
 from serve_apps.gateway.body import parse_body
 from serve_apps.gateway.context import context_of
@@ -101,8 +101,9 @@ def mesh_router(gateway: Gateway) -> APIRouter:
         if row.state is TaskState.QUEUED:
             # On a repeat too: the first gateway may have died before it told anybody.
             await _accepted(gateway, row)
-            wants = () if body.model is None else (f"model:{body.model}",)
-            await gateway.dispatch.offer(row.id, row.kind, workspace_id=workspace, wants=wants)
+            await gateway.dispatch.offer(
+                row.id, row.kind, workspace_id=workspace, wants=wants(gateway, workspace, body)
+            )
         headers = {"location": f"/v1/mesh/tasks/{row.id}"}
         if not created:
             headers |= REPLAYED
