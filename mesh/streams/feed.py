@@ -80,11 +80,12 @@ class Feed:
             self.spoil()
         return fits
 
-    def spoil(self) -> None:
-        """Send the reader back to the log."""
+    def spoil(self, *, wake: bool = True) -> None:
+        """Send the reader back to the log. ``wake`` False: it knows, and looks when it likes."""
         self._clear()
         self.stale = True
-        self.wake()
+        if wake:
+            self.wake()
 
     def set_live(self, live: bool) -> None:
         self.live = live

@@ -26,6 +26,10 @@ from mesh.streams.options import StreamOptions
 class Source(Protocol):
     """What a log offers to its followers."""
 
+    def hears(self, stream: str) -> bool:
+        """Whether a feed of this stream would be live at once, at no cost."""
+        ...
+
     def attach(self, stream: str) -> Feed: ...
 
     def detach(self, feed: Feed) -> None: ...
@@ -131,7 +135,9 @@ class Follower:
             return self._turn(page)
         feed = self._feed
         # The log is read before the feed is joined too: a finished or unknown stream then costs
-        # no subscription.
+        # no subscription. Where others hear of it anyway, joining first saves the second look.
+        if feed is None and self._source.hears(self.stream):
+            feed = self._join()
         if feed is None or (feed.live and feed.stale):
             if feed is not None:
                 if feed.overflowed:
@@ -172,12 +178,14 @@ class Follower:
             events = page.result()
         except BaseException:
             if feed is not None:
-                feed.spoil()
+                feed.spoil(wake=False)
             raise
         self.pages += 1
         self._counts.pages += 1
         if events is None:
             if not self._endless:
+                if feed is not None:
+                    feed.spoil(wake=False)
                 raise NotFound("The stream has expired or never was.", {"stream": self.stream})
             events = []
         for index, event in enumerate(events):
@@ -188,8 +196,7 @@ class Follower:
                 return events[: index + 1]
         more = len(events) >= self._options.page_events
         if feed is None and not more:
-            feed = self._feed = self._source.attach(self.stream)
-            feed.wake = self._wake
+            feed = self._join()
         elif feed is not None and more:
             feed.spoil()
         elif feed is not None:
@@ -197,6 +204,11 @@ class Follower:
         if more or not feed or not feed.waits:
             self._wake()
         return events
+
+    def _join(self) -> Feed:
+        feed = self._feed = self._source.attach(self.stream)
+        feed.wake = self._wake
+        return feed
 
     def _follow(self, feed: Feed) -> list[Event]:
         given: list[Event] = []

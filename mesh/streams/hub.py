@@ -62,6 +62,10 @@ class Hub:
         self.reconnects = 0
         self.messages = 0
 
+    def hears(self, stream: str) -> bool:
+        """Whether its subscription is confirmed."""
+        return stream in self._confirmed
+
     def attach(self, stream: str) -> Feed:
         """A feed that goes live once the subscription is confirmed."""
         feed = self.feeds.add(stream, live=stream in self._confirmed)

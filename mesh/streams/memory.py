@@ -108,6 +108,9 @@ class MemoryStreamLog:
 
     # What a follower needs (follow.Source).
 
+    def hears(self, stream: str) -> bool:
+        return stream in self._feeds
+
     def attach(self, stream: str) -> Feed:
         return self._feeds.add(stream, live=True)
 

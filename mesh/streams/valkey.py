@@ -117,6 +117,9 @@ class ValkeyStreamLog:
 
     # What a follower needs (follow.Source).
 
+    def hears(self, stream: str) -> bool:
+        return self._hub.hears(stream)
+
     def attach(self, stream: str) -> Feed:
         return self._hub.attach(stream)
 

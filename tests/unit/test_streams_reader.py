@@ -33,6 +33,9 @@ class Scripted:
         self.pages = 0
         self.away = 0
 
+    def hears(self, stream: str) -> bool:
+        return False
+
     def attach(self, stream: str) -> Feed:
         self.feed = Feed(stream, OPTIONS.feed_events, live=True)
         return self.feed
