@@ -8,6 +8,7 @@ import socket
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -245,9 +246,7 @@ def caller(seconds: float = 20.0) -> ToolCaller:
 async def test_our_client_uses_an_sdk_servers_tools(other: Other) -> None:
     settings = ToolSettings(
         mcp_servers={
-            "calc": McpServerSettings(
-                url=other.url, tools=("add", "breaks", "slow", "missing"), timeout_s=1.0
-            )
+            "calc": McpServerSettings(url=other.url, tools=("add", "breaks", "slow", "missing"))
         }
     )
     opened = open_tools(settings, SystemClock())
@@ -263,6 +262,7 @@ async def test_our_client_uses_an_sdk_servers_tools(other: Other) -> None:
     assert (wrong.error or {})["code"] == "invalid_input"
     broken = await box.call("calc.breaks", {}, caller())
     assert (broken.error or {})["code"] == "engine_error"
+    opened.mcp.tools["calc.slow"] = replace(opened.mcp.tools["calc.slow"], timeout_s=0.3)
     slow = await box.narrow(["calc.slow"]).call("calc.slow", {}, caller())
     assert (slow.error or {})["code"] == "deadline_exceeded"
     again = await box.call("calc.add", {"a": 1, "b": 1}, caller())
