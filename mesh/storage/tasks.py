@@ -17,6 +17,7 @@ from uuid import UUID
 from mesh.contracts.tasks import TaskState
 from mesh.core.errors import Conflict, Fenced, IdempotencyMismatch, NotFound, Overloaded
 from mesh.storage import task_sql as sql
+from mesh.storage.grouped import Grouped
 from mesh.storage.pool import Connection, Database
 from mesh.storage.task_rows import (
     AttemptRow,
@@ -50,6 +51,7 @@ UNEXPLAINED: dict[str, Any] = {"": {}}
 class TaskRepository:
     def __init__(self, db: Database) -> None:
         self._db = db
+        self._marks: Grouped[UUID] = Grouped(lambda ids: db.fetch(sql.MARK_ANNOUNCED, ids))
 
     async def create(
         self, task: NewTask, *, queue_limit: int | None = None
@@ -341,4 +343,4 @@ class TaskRepository:
 
     async def mark_announced(self, task_ids: Iterable[UUID]) -> None:
         """The terminal events of these tasks are in their streams. Open tasks stay as they are."""
-        await self._db.fetch(sql.MARK_ANNOUNCED, [*task_ids])
+        await self._marks.add(task_ids)
