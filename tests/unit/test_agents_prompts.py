@@ -16,13 +16,13 @@ from mesh.core.errors import Internal
 
 RELEASED = {
     "strategist/v1": "5689c9599eb7",
-    "strategist/v2": "af9b1451c025",
+    "strategist/v2": "a44b23e2f70a",
     "subject-line-writer/v1": "025da21c2f70",
     "subject-line-writer/v2": "b0fdaeabc10a",
     "preheader-writer/v1": "4fd7b824b303",
-    "preheader-writer/v2": "ebf543742ee5",
+    "preheader-writer/v2": "fd6ab53a0c42",
     "body-writer/v1": "718b9a4fe948",
-    "body-writer/v2": "ee6130a40f32",
+    "body-writer/v2": "e12b82a344a9",
     "translator/v1": "dbc3ae36edb0",
     "personaliser/v1": "a2ac8f7d2bf9",
 }

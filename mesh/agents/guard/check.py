@@ -187,7 +187,7 @@ _COMMON = _words(
     "has had not no so if when where how what which who all any more most some just up out about "
     "into over get there here now too also very come see find make take let's we're you'll it's "
     "we've you're there's don't what's i'm i'll shall few please each "
-    "every new one two only both own while during next go"
+    "every new one two only both own while during next go would could should may might"
 )
 _NEUTRAL = _words(
     "hello welcome thank thanks enjoy join love like great good happy glad look forward visit "
@@ -197,7 +197,7 @@ _NEUTRAL = _words(
     "meeting seeing invite invited reading including includes comes featuring use using keep work "
     "working stay easily easy whole entire together receive learn know show give bit even "
     "kindly pleased note details page click away ready imagine wait smile begin step psst "
-    "guess something excited soon ask asks page right part tell read letter wish only"
+    "guess something excited soon ask asks appreciate greatly glad delighted touch right part tell read letter wish only"
 )
 """Friendly words that claim nothing: neither for nor against a text."""
 

@@ -22,7 +22,9 @@ class PreheaderWriter:
 
         def repeats(text: str) -> list[str]:
             a, b = fold(text).rstrip(" ."), fold(subject).rstrip(" .")
-            same = ["repeats the subject"] if a in b or b in a else []
+            # A sentence around the subject's words may stand beside it; the same words may not.
+            repeated = bool(a) and (a in b or (b in a and len(a) < 1.4 * len(b)))
+            same = ["repeats the subject"] if repeated else []
             return same + prompts.leaks(text, facts)
 
         piece = await writer.write(
