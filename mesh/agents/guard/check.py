@@ -197,7 +197,8 @@ _NEUTRAL = _words(
     "meeting seeing invite invited reading including includes comes featuring use using keep work "
     "working stay easily easy whole entire together receive learn know show give bit even "
     "kindly pleased note details page click away ready imagine wait smile begin step psst "
-    "guess something excited soon ask asks appreciate greatly glad delighted touch right part tell read letter wish only"
+    "guess something excited soon ask asks appreciate greatly glad delighted touch "
+    "right part tell read letter wish only"
 )
 """Friendly words that claim nothing: neither for nor against a text."""
 
