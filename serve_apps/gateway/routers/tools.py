@@ -26,9 +26,16 @@ _MCP = {
     }
 }
 
+_RPC: dict[str, Any] = {
+    JSON: {"schema": {"type": "object", "description": "Ours, or a JSON-RPC error of MCP"}}
+}
 _ANSWERS: dict[int | str, dict[str, Any]] = {
-    200: {"description": "A JSON-RPC answer"},
+    200: {"description": "A JSON-RPC answer", "content": _RPC},
     202: {"description": "Noted"},
+    400: {"description": "No JSON-RPC message, or one that is wrong", "content": _RPC},
+    404: {"description": "A session that is not known here", "content": _RPC},
+    406: {"description": "Accept JSON and event streams", "content": _RPC},
+    413: {"description": "The body is too large", "content": _RPC},
 }
 
 
@@ -61,7 +68,7 @@ def tools_router(gateway: Gateway) -> APIRouter:
     @router.post(
         "/mcp",
         summary="The tools as an MCP server (streamable HTTP, without sessions)",
-        responses=_ANSWERS | problems(404, 405, 406, 409, body=True, engine=True),
+        responses=problems(405, 409, 415, engine=True) | _ANSWERS,
         openapi_extra=_MCP,
     )
     async def mcp(request: Request) -> Response:
