@@ -93,7 +93,7 @@ def test_lists_are_written_with_commas_or_as_json() -> None:
         ({"MAILY_HOEM": "/x"}, ["MAILY_HOEM", "MAILY_HOME"]),
         ({"MAILY_GATEWAY__PORT": "abc"}, ["gateway.port", "whole number", "'abc'", "__PORT"]),
         ({"MAILY_GATEWAY__PORT": "70000"}, ["gateway.port", "from 1", "to 65535", "'70000'"]),
-        ({"MAILY_LLM__ENGINE": "vlm"}, ["llm.engine", "llama.cpp, openai, fake", "'vlm'"]),
+        ({"MAILY_LLM__ENGINE": "vlm"}, ["llm.engine", "llama.cpp, openai, vllm, fake", "'vlm'"]),
         ({"MAILY_GATEWAY__HAPROXY": "perhaps"}, ["gateway.haproxy", "true or false"]),
         ({"MAILY_LLM__SHA256": "12"}, ["llm.sha256", "[0-9a-f]{64}"]),
         ({"MAILY_PROFILE": "external"}, ["MAILY_POSTGRES_URL", "MAILY_REDIS_URL", "RAY_ADDRESS"]),
