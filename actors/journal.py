@@ -8,7 +8,7 @@ from uuid import UUID
 
 from actors.patience import PatienceOptions, persist
 from mesh.agents.agent import Asked, StepOutput, TimeLeft, Verdict
-from mesh.agents.graph.durable import base_name
+from mesh.agents.graph.outcome import base_name
 from mesh.contracts.tasks import Decision
 from mesh.core import metrics
 from mesh.core.clock import Clock

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from mesh.agents.agent import AgentOptions, Journal, TaskInput, TimeLeft
-from mesh.agents.graph.durable import FlowRun, Parking
+from mesh.agents.graph.durable import FlowRun
 from mesh.agents.graph.graph import Graph
+from mesh.agents.graph.outcome import Parking
 from mesh.agents.graph.undo import take_back
 from mesh.agents.registry import KindSpec, Registry, registry
 from mesh.agents.services import NO_SERVICES, AgentServices

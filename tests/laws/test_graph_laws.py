@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh.agents.graph import Condition, Graph, Map, Node, Parallel, Ref, Sequence, Step, Undo
-from mesh.agents.graph.durable import FAILED
 from mesh.agents.graph.expr import Compare, Reference, Value
+from mesh.agents.graph.outcome import FAILED
 from mesh.contracts.events import EventType
 from mesh.core.errors import Conflict, StepFailed
 

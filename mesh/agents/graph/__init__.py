@@ -2,7 +2,6 @@
 compensation, approval, handoff."""
 
 from mesh.agents.graph.check import GraphError
-from mesh.agents.graph.durable import Parking, Wait
 from mesh.agents.graph.graph import Graph
 from mesh.agents.graph.nodes import (
     Approval,
@@ -15,6 +14,7 @@ from mesh.agents.graph.nodes import (
     Step,
     Undo,
 )
+from mesh.agents.graph.outcome import Parking, Wait
 from mesh.agents.graph.refs import Ref
 
 __all__ = [

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -31,7 +31,16 @@ from mesh.agents.agent import (
     TaskInput,
     TimeLeft,
 )
+from mesh.agents.graph.limits import Sooner, within
 from mesh.agents.graph.nodes import Retry
+from mesh.agents.graph.outcome import (
+    AWAY,
+    FAILED,
+    base_name,
+    failure,
+    finished_event,
+    rebuilt,
+)
 from mesh.agents.ledger import ledger
 from mesh.agents.services import NO_SERVICES, AgentServices
 from mesh.contracts.events import EventType
@@ -40,54 +49,14 @@ from mesh.core import metrics
 from mesh.core.clock import Clock
 from mesh.core.errors import (
     DeadlineExceeded,
-    EngineError,
     Fenced,
-    Internal,
     MailyError,
-    Overloaded,
-    RateLimited,
-    StepFailed,
-    Unavailable,
 )
 from mesh.core.genai import agent_span
 from mesh.llm.engine import LLMClient
 from mesh.streams.log import StreamWriter
 
 T = TypeVar("T")
-
-AWAY: tuple[type[MailyError], ...] = (Unavailable, EngineError, Overloaded, RateLimited)
-"""Errors of the infrastructure: without a policy of the step they are the worker's to wait for."""
-FAILED = "!failed"
-"""The row that says a task is failing: its finished steps are being taken back."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """A step that waits for a person."""
-
-    step: str
-    expires_at: float
-    """Unix seconds."""
-
-
-class Parking(Exception):
-    """Nothing is left to do until a person decides. A signal, not an error."""
-
-    def __init__(self, waits: Sequence[Wait]) -> None:
-        super().__init__(tuple(waits))
-        self.waits = tuple(waits)
-
-
-class _Sooner:
-    """The task's time, or the step's if that is less."""
-
-    def __init__(self, whole: TimeLeft, seconds: float, clock: Clock) -> None:
-        self._whole = whole
-        self._clock = clock
-        self._at = clock.monotonic() + seconds
-
-    def remaining(self) -> float:
-        return min(self._whole.remaining(), self._at - self._clock.monotonic())
 
 
 @dataclass(slots=True)
@@ -314,7 +283,7 @@ class FlowRun:
     async def _once(self, plan: StepPlan) -> StepResult:
         deadline = self.deadline
         if plan.timeout_s is not None:
-            deadline = _Sooner(deadline, plan.timeout_s, self.clock)
+            deadline = Sooner(deadline, plan.timeout_s, self.clock)
         context = StepContext(
             task=self.task,
             step=plan.name,
@@ -382,60 +351,3 @@ class Inner:
             self._run, task, f"{self._plan.name}/", self._plan.position + 1
         )
         return inner
-
-
-async def within(work: Awaitable[T], seconds: float, clock: Clock, details: dict[str, Any]) -> T:
-    """Cancel the work when so much of the clock's time has passed. Raises DeadlineExceeded."""
-    running = asyncio.ensure_future(work)
-    timer = asyncio.ensure_future(clock.sleep(seconds))
-    try:
-        await asyncio.wait({running, timer}, return_when=asyncio.FIRST_COMPLETED)
-        if running.done():
-            return running.result()
-        raise DeadlineExceeded(f"The step took longer than {seconds:g} s.", details)
-    finally:
-        timer.cancel()
-        if not running.done():
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
-
-
-def failure(step: str, body: Mapping[str, Any]) -> StepFailed:
-    """A recorded failure as an error. What failed within a step is told as it is."""
-    if body.get("code") == StepFailed.code:
-        return StepFailed(str(body.get("message", "")), dict(body.get("details") or {}))
-    return StepFailed(
-        f"The step {step} failed: {body.get('message', '')}"[:500],
-        {"step": step, "code": body.get("code"), "details": body.get("details") or {}},
-    )
-
-
-def rebuilt(body: Mapping[str, Any]) -> MailyError:
-    """An error from its code, message and details."""
-    kinds: list[type[MailyError]] = [MailyError]
-    for kind in kinds:
-        kinds += kind.__subclasses__()
-    found = next((kind for kind in kinds[1:] if kind.code == body.get("code")), Internal)
-    return found(str(body.get("message", "")), dict(body.get("details") or {}))
-
-
-def finished_event(step: StepOutput, *, replayed: bool = False) -> dict[str, Any]:
-    """The data of ``step.finished``."""
-    data: dict[str, Any] = {
-        "step": step.name,
-        "output": step.output,
-        "decisions": [decision.model_dump(mode="json") for decision in step.decisions],
-        "degraded": step.degraded,
-    }
-    if step.error is not None:
-        data["error"] = step.error
-    if step.hand_to is not None:
-        data["hand_to"] = step.hand_to
-    if replayed:
-        data["replayed"] = True
-    return data
-
-
-def base_name(name: str) -> str:
-    """The step's name without items, hops and parents: a label that stays bounded."""
-    return name.rsplit("/", 1)[-1].split("[", 1)[0].split(":", 1)[0]

@@ -10,10 +10,11 @@ from functools import partial
 from typing import Any
 
 from mesh.agents.agent import StepOutput, Verdict
-from mesh.agents.graph.durable import FlowRun, Parking, StepPlan, Wait
+from mesh.agents.graph.durable import FlowRun, StepPlan
 from mesh.agents.graph.expr import holds
 from mesh.agents.graph.layout import Layout
 from mesh.agents.graph.nodes import Approval, Condition, Map, Node, Parallel, Sequence, Step
+from mesh.agents.graph.outcome import Parking, Wait
 from mesh.agents.graph.refs import INDEX, INPUT, ITEM, RESERVED, Binding, fill, refs_of
 from mesh.contracts.events import EventType
 from mesh.core.errors import InvalidInput, MailyError, StepFailed

@@ -10,7 +10,7 @@ import orjson
 
 from mesh.agents.agent import AgentOptions, Journal, StepOutput, TaskInput, TimeLeft
 from mesh.agents.graph.check import check
-from mesh.agents.graph.durable import FAILED, FlowRun
+from mesh.agents.graph.durable import FlowRun
 from mesh.agents.graph.execute import Scope, Walk
 from mesh.agents.graph.layout import Layout
 from mesh.agents.graph.nodes import (
@@ -22,6 +22,7 @@ from mesh.agents.graph.nodes import (
     children,
     describe,
 )
+from mesh.agents.graph.outcome import FAILED
 from mesh.agents.graph.refs import INPUT
 from mesh.agents.graph.types import ANY, Schema
 from mesh.agents.services import NO_SERVICES, AgentServices

@@ -14,8 +14,9 @@ from typing import Any
 from pydantic import Field
 
 from mesh.agents.agent import AgentOptions, Asked, StepContext, StepOutput, TaskInput
-from mesh.agents.graph.durable import FAILED, FlowRun, Inner, Parking, StepPlan, failure
+from mesh.agents.graph.durable import FlowRun, Inner, StepPlan
 from mesh.agents.graph.graph import Graph
+from mesh.agents.graph.outcome import FAILED, Parking, failure
 from mesh.agents.graph.undo import UNDO
 from mesh.agents.registry import KindSpec
 from mesh.agents.services import NO_SERVICES

@@ -14,9 +14,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from mesh.agents.agent import StepOutput
-from mesh.agents.graph.durable import FAILED, FlowRun, StepPlan
+from mesh.agents.graph.durable import FlowRun, StepPlan
 from mesh.agents.graph.graph import Graph
 from mesh.agents.graph.nodes import Undo
+from mesh.agents.graph.outcome import FAILED
 from mesh.agents.graph.refs import INPUT, fill
 from mesh.core.errors import MailyError, StepFailed
 

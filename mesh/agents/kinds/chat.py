@@ -49,9 +49,9 @@ async def ask(
 ) -> Said:
     """The next turn. ``partial``: its first words, which are in the stream already.
 
-    An answer that breaks off is gone on with by its prefix; where that can't be (it was about to
-    call tools), ``step.retried`` is not needed either: its words stand. Raises DeadlineExceeded,
-    EngineError and what the model client and the stream raise.
+    An answer that breaks off is gone on with by its words so far; a call of a tool that was half
+    said is said anew. Raises DeadlineExceeded, EngineError (it broke off again and again) and what
+    the model client and the stream raise.
     """
     text, deaths = partial, 0
     while True:

@@ -18,7 +18,7 @@ import orjson
 from jsonschema import Draft202012Validator
 from referencing import Registry
 
-from mesh.agents.graph.durable import within
+from mesh.agents.graph.limits import within
 from mesh.agents.ledger import note_read
 from mesh.agents.tools.tool import Tool, ToolCaller
 from mesh.contracts.tools import ToolInfo, ToolResult
