@@ -50,6 +50,7 @@ class Dispatcher:
         self._clock = clock or SystemClock()
         self._shards = shards
         self._digests: dict[int, Digest] = {}
+        self._costs: dict[TaskKind, float] = {}
         self._cached_at = float("-inf")
         self._offered = 0
         self._broadcast = 0
@@ -114,7 +115,10 @@ class Dispatcher:
 
     async def cost(self, kind: TaskKind) -> float:
         """What a task of this kind takes of its workspace's share; 1: as much as any."""
-        return relative_cost(await self.snapshot(), kind)
+        snapshot = await self.snapshot()
+        if kind not in self._costs:  # the same for all callers until the next look
+            self._costs[kind] = relative_cost(snapshot, kind)
+        return self._costs[kind]
 
     async def cancel(self, task_id: UUID) -> None:
         """Tell the workers that a cancel was requested; whoever runs the task asks the database."""
@@ -151,6 +155,7 @@ class Dispatcher:
         except (RedisError, OSError) as error:
             self._note("snapshot", error)
             found = {}
+        self._costs = {}
         kept = self._digests
         self._digests = {
             # What was offered since the snapshot counts until a newer one shows it.
