@@ -309,11 +309,14 @@ def _fields(size: Size) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--full", action="store_true", help="longer stretches, one socket each")
     parser.add_argument("--rate", type=float, default=Size.rate)
     parser.add_argument("--seconds", type=float, default=Size.seconds)
     parser.add_argument("--per-socket", type=int, default=Size.per_socket)
     given = parser.parse_args()
     size = Size(rate=given.rate, seconds=given.seconds, per_socket=given.per_socket)
+    if given.full:
+        size = Size(rate=given.rate, seconds=20.0, per_socket=1)
     report = uvloop.run(measure(find_instance(), size))
     report.write(RESULTS, "streams")
     print(report.markdown())
