@@ -14,6 +14,7 @@ import asyncio
 import subprocess
 from pathlib import Path
 
+from benchmarks.coordination.cancels import cancel_ms
 from benchmarks.coordination.decision import decision_us
 from benchmarks.coordination.fairness import measure_fairness
 from benchmarks.coordination.leases import measure_leases
@@ -33,6 +34,7 @@ async def measure(report: Report, *, full: bool) -> None:
     report.add(
         Row("routing decision, 64 workers", decision, "µs", goal="≤ 50", holds=decision <= 50)
     )
+    report.add(Row("assignments decided, one process", 1e6 / decision, "1/s"))
     report.add(Row("digest of a snapshot, 64 workers, 7 kinds", digest, "µs"))
     async with embedded() as servers:
         async with scratch(servers.postgres_url) as url:
@@ -57,6 +59,11 @@ async def measure(report: Report, *, full: bool) -> None:
         p50 = percentile(steps, 0.5)
         report.add(Row("step overhead p50", p50, "ms", goal="≤ 5", holds=p50 <= 5))
         report.add(Row("step overhead p99", percentile(steps, 0.99), "ms"))
+        async with scratch(servers.postgres_url) as url:
+            cancels = await cancel_ms(Servers(url, servers.redis_url), 200 if full else 40)
+        p99 = percentile(cancels, 0.99)
+        report.add(Row("cancel to running work, p50", percentile(cancels, 0.5), "ms"))
+        report.add(Row("cancel to running work, p99", p99, "ms", goal="≤ 100", holds=p99 <= 100))
         async with scratch(servers.postgres_url) as url:
             taken = await recoveries_s(Servers(url, servers.redis_url), 30 if full else 6)
         worst = max(taken)

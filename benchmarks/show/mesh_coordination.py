@@ -16,6 +16,7 @@ from typing import Any
 import aiohttp
 import psutil
 
+from benchmarks.coordination.cancels import cancel_ms
 from benchmarks.coordination.decision import decision_us
 from benchmarks.coordination.fairness import measure_fairness
 from benchmarks.coordination.leases import measure_leases
@@ -75,9 +76,11 @@ async def _figures(instance: Instance, full: bool) -> list[Claim]:
     async with scratch(settings.postgres_url) as url:
         steps = await step_overhead_ms(Servers(url, settings.redis_url), 20 if full else 6)
     async with scratch(settings.postgres_url) as url:
+        cancels = await cancel_ms(Servers(url, settings.redis_url), 200 if full else 40)
+    async with scratch(settings.postgres_url) as url:
         servers = Servers(url, settings.redis_url)
         fair = await measure_fairness(servers, 60.0 if full else 20.0)
-    p50 = percentile(steps, 0.5)
+    p50, slowest = percentile(steps, 0.5), percentile(cancels, 0.99)
     return [
         Claim(
             "leases, fair over 8 workspaces, each synced",
@@ -91,6 +94,12 @@ async def _figures(instance: Instance, full: bool) -> list[Claim]:
             f"p50 {p50:.2f} ms, p99 {percentile(steps, 0.99):.2f} ms over {len(steps)} steps",
             "p50 ≤ 5 ms",
             p50 <= 5,
+        ),
+        Claim(
+            "a cancel reaches the running work",
+            f"p50 {percentile(cancels, 0.5):.1f} ms, p99 {slowest:.1f} ms of {len(cancels)}",
+            "≤ 100 ms",
+            slowest <= 100,
         ),
         Claim(
             "one workspace at 20 × its share moves another's p95",
