@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from uuid import UUID
 
 from mesh.agents.tools.box import ToolBox, ToolBoxOptions
 from mesh.agents.tools.mcp_client import McpServer, McpServerOptions, McpTools
@@ -69,6 +70,6 @@ def open_tools(settings: ToolSettings, clock: Clock) -> OpenTools:
         mcp.beside(ours.tools),
         None if settings.allow is None else frozenset(settings.allow),
         options,
-        {space: frozenset(names) for space, names in settings.workspaces.items()},
+        {UUID(space): frozenset(names) for space, names in settings.workspaces.items()},
     )
     return OpenTools(box, mcp)

@@ -46,8 +46,8 @@ class McpServerSettings(Section):
 class ToolSettings(Section):
     allow: tuple[str, ...] | None = None
     """Tools that agents and callers may use; unset: all that there are."""
-    workspaces: dict[UUID, tuple[str, ...]] = Field(default_factory=dict)
-    """Narrower lists by workspace."""
+    workspaces: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Narrower lists by workspace id."""
     max_result_bytes: int = Field(default=16_384, ge=256, le=1_048_576)
     """A longer result is cut, and says so."""
     web_fetch: bool = False
@@ -64,4 +64,9 @@ class ToolSettings(Section):
         for name in self.mcp_servers:
             if not _NAME.fullmatch(name) or name in _OURS:
                 raise ValueError(f"mcp_servers: {name!r} is no name for a server")
+        for space in self.workspaces:
+            try:
+                UUID(space)
+            except ValueError:
+                raise ValueError(f"workspaces: {space[:60]!r} is no workspace id") from None
         return self

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import UUID, uuid4
 
 import httpx2
 import pytest
@@ -23,6 +24,7 @@ from mcp.client.stdio import StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 from mcp.server.mcpserver import MCPServer
 from mcp.shared.exceptions import MCPError
+from pydantic import ValidationError
 
 from actors.tools import open_tools
 from cluster.cli.mcp import relay
@@ -31,6 +33,7 @@ from mesh.agents.tools.mcp_client import McpServer, McpServerOptions, McpTools
 from mesh.agents.tools.own import OWN
 from mesh.agents.tools.tool import ToolCaller
 from mesh.core.clock import SystemClock
+from mesh.core.settings import Settings, settings_from_json, settings_to_json
 from mesh.core.settings_tools import McpServerSettings, ToolSettings
 from mesh.resilience.breaker import BreakerOptions
 from mesh.resilience.deadline import Deadline
@@ -324,3 +327,31 @@ async def test_a_server_over_standard_input_and_output(tmp_path: Path) -> None:
     assert both.names() == ("pipe.twice", "test.echo")
     assert (await both.call("pipe.twice", {"n": 4}, caller())).content == {"result": 8}
     await tools.aclose()
+
+
+def test_settings_of_tools_pass_to_other_processes() -> None:
+    space = str(uuid4())
+    tools = {
+        "workspaces": {space: ["email.check"]},
+        "mcp_servers": {"crm": {"url": "http://crm.example/mcp", "token": "t", "tools": ["a"]}},
+    }
+    passed = settings_from_json(settings_to_json(Settings.model_validate({"tools": tools})))
+    token = passed.tools.mcp_servers["crm"].token
+    assert token is not None
+    assert token.get_secret_value() == "t"
+    opened = open_tools(passed.tools, SystemClock())
+    assert opened.box.names(UUID(space)) == ("email.check",)
+    assert "web.fetch" not in opened.box.names()
+    fetching = open_tools(ToolSettings(web_fetch=True), SystemClock())
+    assert "web.fetch" in fetching.box.names()
+    wrong: list[dict[str, Any]] = [
+        {"workspaces": {"mine": []}},
+        {"mcp_servers": {"crm": {"tools": ["a"]}}},
+        {"mcp_servers": {"crm": {"url": "http://x/", "command": ["x"], "tools": ["a"]}}},
+        {"mcp_servers": {"crm": {"url": "http://x/", "tools": []}}},
+        {"mcp_servers": {"memory": {"url": "http://x/", "tools": ["a"]}}},
+        {"mcp_servers": {"No": {"url": "http://x/", "tools": ["a"]}}},
+    ]
+    for given in wrong:
+        with pytest.raises(ValidationError):
+            ToolSettings.model_validate(given)
