@@ -29,6 +29,11 @@ def memory_place(shard: int) -> str:
     return f"memory:{shard}"
 
 
+def model_place(model: str) -> str:
+    """Where an engine serves this model."""
+    return f"model:{model}"
+
+
 async def say_places(
     client: redis_asyncio.Redis, places: Iterable[str], node: str, holder: str, clock: Clock
 ) -> None:

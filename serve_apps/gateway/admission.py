@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
+from actors.places import model_place
 from mesh.contracts.memory import Namespace, NamespaceKind
 from mesh.contracts.tasks import TaskRequest
 from mesh.core import metrics
@@ -51,7 +52,7 @@ async def create_admitted(
 
 def wants(gateway: Gateway, workspace_id: UUID, request: TaskRequest) -> list[str]:
     """Places that the task would like to be near: its model, and its workspace's memory."""
-    places = [] if request.model is None else [f"model:{request.model}"]
+    places = [model_place(request.model or gateway.settings.llm.model)]
     if request.use_memory and gateway.memory is not None:
         brand = Namespace(kind=NamespaceKind.WORKSPACE)
         places.append(gateway.memory.place_of(workspace_id, brand))

@@ -38,6 +38,7 @@ from mesh.llm.pacing import paced, sse_frames
 from serve_apps import loopback
 from serve_apps.llm.engines import build_embedder, build_engine
 from serve_apps.llm.measures import Measures
+from serve_apps.llm.place import ModelPlaces
 
 loopback.apply()  # replicas import this module before Serve opens their server
 
@@ -60,6 +61,7 @@ class LLMService:
         configure_tracing("maily-llm", observability.otlp_endpoint, observability.trace_ratio)
         self._engine: Engine = build_engine(_with_secrets(name, engine), Path(store))
         self._measures = Measures(engine.model, self._engine)
+        self._places = ModelPlaces(self._engine.info.models)
 
     async def frames(
         self,
@@ -135,6 +137,7 @@ class LLMService:
         if not isinstance(self._engine, FakeEngine):
             await self._engine.check()
         self._measures.refresh()
+        self._places.keep()
 
     async def __del__(self) -> None:
         await self._engine.aclose()
