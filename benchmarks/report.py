@@ -11,6 +11,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+RESULTS = Path(__file__).parent / "results"
+"""Where reports are kept."""
+
 PACKAGES = ("maily-mesh", "ray", "xllamacpp", "fastapi", "redis", "asyncpg", "torch")
 
 

@@ -14,14 +14,12 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import uvloop
-from rich.console import Console
 
 from benchmarks.gateway import RESULTS, measure
 from benchmarks.instance import Instance, free_ports
 from benchmarks.show import bad_input, fuzz, kills, lifecycle, openai_client, resume
+from benchmarks.show.stage import guarded
 from benchmarks.show.table import Claim, show
-
-console = Console()
 
 
 async def bench(instance: Instance, full: bool) -> list[Claim]:
@@ -54,18 +52,6 @@ async def ci(folder: Path) -> list[Claim]:
             code == 0 and seconds <= 1200,
         )
     ]
-
-
-async def guarded(name: str, demo: Callable[[], Awaitable[list[Claim]]]) -> list[Claim]:
-    """A demonstration that breaks falls short; the others still run."""
-    console.print(f"[bold]{name}[/] …")
-    started = time.monotonic()
-    try:
-        claims = await demo()
-    except Exception as caught:
-        claims = [Claim(name, f"{type(caught).__name__}: {caught}"[:400], "runs", False)]
-    console.print(f"  {time.monotonic() - started:.0f} s")
-    return claims
 
 
 async def demonstrate(full: bool) -> list[Claim]:
