@@ -124,7 +124,7 @@ class ServeEngine:
         timeout_s: float,
         traceparent: str | None = None,
         avoid: str | None = None,
-    ) -> AsyncGenerator[bytes | str, None]:
+    ) -> AsyncGenerator[bytes, None]:
         handle = await self._handles.get("frames", stream=True)
         response: Any = None
         started = ended = False

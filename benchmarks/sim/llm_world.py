@@ -51,7 +51,7 @@ class Replicas:
 
     def frames(
         self, body: Wire, *, avoid: str | None = None, **more: Any
-    ) -> AsyncGenerator[bytes | str, None]:
+    ) -> AsyncGenerator[bytes, None]:
         return self._choose(avoid).frames(body, **self._lawless(more))
 
     async def answer(self, body: Wire, *, avoid: str | None = None, **more: Any) -> Wire:

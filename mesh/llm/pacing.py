@@ -17,6 +17,10 @@ from mesh.core.errors import EngineError
 T = TypeVar("T")
 
 WINDOW_S = 0.010
+SILENT_S = 0.05
+"""A request that has no token by then says that it was taken …"""
+ALIVE_S = 1.0
+"""… and so often, at most, that it goes on."""
 _FREE = 2
 """Bursts that pass at once: the role and the first token."""
 
@@ -36,6 +40,49 @@ async def paced(
         wait = at + window_s - loop.time()
         if sent > _FREE and wait > 0:
             await asyncio.sleep(wait)
+
+
+async def announced(
+    bursts: AsyncGenerator[list[T], None], name: bytes
+) -> AsyncGenerator[bytes | tuple[bytes, list[T]], None]:
+    """``name`` together with the first tokens, or ahead of them where they take long.
+
+    Each further item costs the receiving process something, just when the first token is awaited:
+    so a quick answer has none, and a slow one says once that it was taken and then, at most each
+    second, that it goes on (empty bytes).
+    """
+    loop = asyncio.get_running_loop()
+    tell_at, alive = loop.time() + SILENT_S, False
+    head = name
+    following = asyncio.ensure_future(anext(bursts, None))
+    try:
+        while True:
+            await asyncio.wait({following}, timeout=max(0.0, tell_at - loop.time()))
+            if following.done():
+                burst = following.result()
+                if burst is None:
+                    return
+                if burst:
+                    yield head, burst
+                    break
+                alive = True
+                following = asyncio.ensure_future(anext(bursts, None))
+            if loop.time() >= tell_at:
+                if head:
+                    yield head
+                    head = b""
+                if alive:
+                    yield b""
+                tell_at, alive = loop.time() + ALIVE_S, False
+    finally:
+        if not following.done():
+            following.cancel()
+            await asyncio.wait({following})
+        if not following.cancelled():
+            following.exception()  # seen, also where nobody waits for it any more
+    async for burst in bursts:
+        if burst:
+            yield b"", burst
 
 
 def sse_frames(chunks: list[bytes]) -> bytes:

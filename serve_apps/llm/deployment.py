@@ -34,7 +34,8 @@ from mesh.core.tracing import configure_tracing
 from mesh.llm.engine import Engine, Wire
 from mesh.llm.fake import FakeEngine
 from mesh.llm.faults import FaultPlan
-from mesh.llm.pacing import paced, sse_frames
+from mesh.llm.pacing import announced, paced, sse_frames
+from mesh.llm.routing.target import taken_by
 from serve_apps import loopback
 from serve_apps.llm.engines import build_embedder, build_engine
 from serve_apps.llm.measures import Measures
@@ -70,23 +71,27 @@ class LLMService:
         traceparent: str | None,
         chat: bool,
         avoid: str | None = None,
-    ) -> AsyncGenerator[bytes | str, None]:
-        """See ``mesh.llm.routing.Backend``: this replica's name, then whole ``data: {…}`` frames,
-        the first at once, later ones together. ``avoid`` is for whoever chose the replica."""
-        yield replica_name()
+    ) -> AsyncGenerator[bytes, None]:
+        """See ``mesh.llm.routing.Backend``: whole ``data: {…}`` frames, the first at once, later
+        ones together, begun by this replica's name. ``avoid`` is for whoever chose the replica."""
         operation: Operation = "chat" if chat else "text_completion"
         with (
             model_server_span(operation, body, self._engine.info.name, traceparent) as current,
             self._measures.request(operation) as measured,
         ):
             raw = self._engine.stream_raw(body | {"stream": True}, chat=chat, timeout_s=timeout_s)
-            async with aclosing(raw), aclosing(paced(raw)) as bursts:
-                async for burst in bursts:
-                    if burst:
-                        measured.burst(burst)
-                        yield sse_frames(burst)
+            async with (
+                aclosing(raw),
+                aclosing(paced(raw)) as bursts,
+                aclosing(announced(bursts, taken_by(replica_name()))) as items,
+            ):
+                async for item in items:
+                    if isinstance(item, bytes):
+                        yield item
                     else:
-                        yield b""
+                        head, burst = item
+                        measured.burst(burst)
+                        yield head + sse_frames(burst)
             note_answer(current, measured.answer(), ttft_s=measured.ttft_s)
 
     async def answer(

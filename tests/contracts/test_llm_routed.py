@@ -66,13 +66,13 @@ class Broken(EngineBackend):
         self.left = times
         self.bodies: list[Wire] = []
 
-    async def frames(self, body: Wire, **more: Any) -> AsyncGenerator[bytes | str, None]:
+    async def frames(self, body: Wire, **more: Any) -> AsyncGenerator[bytes, None]:
         self.bodies.append(body)
         breaks, sent = self.left > 0, 0
         self.left -= breaks
         async with aclosing(super().frames(body, **more)) as items:
             async for item in items:
-                if isinstance(item, str) or not item:
+                if not item.startswith(b"data: "):
                     yield item
                     continue
                 for frame in item.split(b"\n\n")[:-1]:

@@ -270,11 +270,11 @@ class Watched:
         self.answer = inner.answer
         self.seen: list[str] = []
 
-    async def frames(self, body: Wire, **more: Any) -> AsyncGenerator[bytes | str, None]:
+    async def frames(self, body: Wire, **more: Any) -> AsyncGenerator[bytes, None]:
         async with aclosing(self._inner.frames(body, **more)) as items:
             async for item in items:
-                if isinstance(item, str):
-                    self.seen.append(item)
+                if item.startswith(b": "):
+                    self.seen.append(item.partition(b"\n")[0][2:].decode())
                 yield item
 
 

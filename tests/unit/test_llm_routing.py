@@ -54,7 +54,7 @@ class Counting(EngineBackend):
 
     async def frames(
         self, body: Wire, *, avoid: str | None = None, **more: Any
-    ) -> AsyncGenerator[bytes | str, None]:
+    ) -> AsyncGenerator[bytes, None]:
         self._count(avoid)
         async with aclosing(super().frames(body, **more)) as items:
             async for item in items:
@@ -339,7 +339,7 @@ async def test_an_answer_breaks_off_with_every_engine_at_once() -> None:
     assert await ask(client) == whole
     assert client.statistics()["resumed"]["prefix"] == 3
     stuck = routed(engine(die_at_token=2), options=OPTIONS)
-    with pytest.raises(EngineError):
+    with pytest.raises((EngineError, Unavailable)):
         await ask(stuck)
     assert stuck.statistics()["resumed"]["refused"] == 1
 

@@ -28,7 +28,7 @@ class Attempt:
         state: TargetState,
         permit: Permit,
         kind: str,
-        stream: AsyncGenerator[bytes | str, None],
+        stream: AsyncGenerator[bytes, None],
         options: RoutingOptions,
         deadline: float,
     ) -> None:
@@ -58,9 +58,10 @@ class Attempt:
             self.state.waiting[key] = self._leave
         try:
             item = await self._next(self._options.connect_s, "connect")
-            if isinstance(item, str):
-                self.replica = item
-                item = await self._next(None, "queue")
+            if item.startswith(b": "):
+                name, _, item = item.partition(b"\n\n")
+                self.replica = name[2:].decode()
+                item = item or await self._next(None, "queue")
             self.state.waiting.pop(key, None)
             held = b""
             while True:
@@ -116,7 +117,7 @@ class Attempt:
         self._watch.close()
         await self._stream.aclose()
 
-    async def _next(self, limit_s: float | None, phase: str) -> bytes | str:
+    async def _next(self, limit_s: float | None, phase: str) -> bytes:
         watch = self._watch
         watch.begin(limit_s)
         try:
@@ -157,8 +158,8 @@ _SILENT = {
 }
 
 
-def _sound(item: bytes | str) -> bytes:
+def _sound(item: bytes) -> bytes:
     """Whole frames look like this at both ends; reading what is between would cost too much."""
-    if isinstance(item, bytes) and item.startswith(b"data: {") and item.endswith(b"}\n\n"):
+    if item.startswith(b"data: {") and item.endswith(b"}\n\n"):
         return item
     raise EngineError("the engine sent something that is no frame")

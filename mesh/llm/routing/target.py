@@ -28,12 +28,13 @@ class Backend(Protocol):
         timeout_s: float,
         traceparent: str | None = None,
         avoid: str | None = None,
-    ) -> AsyncGenerator[bytes | str, None]:
+    ) -> AsyncGenerator[bytes, None]:
         """An answer as whole SSE frames (``data: {…}``), several at once, without ``[DONE]``.
 
-        Before them come: a ``str``, the name of the replica that has taken the request, and empty
-        ``bytes`` when it has its slot and whenever a long prompt makes progress. ``avoid``: a
-        replica that shall not be asked, where there are others.
+        It begins with a comment, the name of the replica that has taken the request
+        (``: name``), together with the first frames or before them. Empty ``bytes`` say that the
+        request has its slot, or that a long prompt makes progress. ``avoid``: a replica that
+        shall not be asked, where there are others.
         """
         ...
 
@@ -86,8 +87,8 @@ class EngineBackend:
         timeout_s: float,
         traceparent: str | None = None,
         avoid: str | None = None,
-    ) -> AsyncGenerator[bytes | str, None]:
-        yield self._name
+    ) -> AsyncGenerator[bytes, None]:
+        yield taken_by(self._name)
         wire = body | {"stream": True}
         async with aclosing(self.engine.stream_raw(wire, chat=chat, timeout_s=timeout_s)) as bursts:
             async for burst in bursts:
@@ -104,6 +105,11 @@ class EngineBackend:
     ) -> Wire:
         ask = self.engine.chat if chat else self.engine.complete
         return await ask(body, timeout_s=timeout_s)
+
+
+def taken_by(replica: str) -> bytes:
+    """What a backend's frames begin with."""
+    return b": %s\n\n" % replica.encode()
 
 
 def chunks_of(frames: bytes) -> list[Wire]:

@@ -45,7 +45,10 @@ class Watch:
             self._before = self._task.cancelling()
         if limit != self._limit or self._timer is None:
             self._limit = limit
-            self._set(min(self._since + limit, self._deadline))
+            due = min(self._since + limit, self._deadline)
+            # One that fires too early looks again; only one that fires too late is replaced.
+            if self._timer is None or due < self._timer.when():
+                self._set(due)
 
     def end(self) -> None:
         self._since = None
