@@ -18,6 +18,7 @@ from mesh.llm.routing.race import race
 from mesh.llm.routing.request import Request, too_long, verdict
 from mesh.llm.routing.state import TargetState
 from mesh.resilience.breaker import BreakerState, Permit
+from mesh.resilience.retry import full_jitter
 from mesh.resilience.shared_breakers import SharedBreakers
 
 T = TypeVar("T")
@@ -218,8 +219,9 @@ class Opening:
         return state.target.replicas > 1 or not silent
 
     async def _pause(self, request: Request, tried: int) -> None:
-        longest = min(self._options.pause_s * 2.0 ** (tried - 1), self._options.pause_max_s)
-        await self._clock.sleep(min(self._rng.uniform(0, longest), max(0.0, request.left())))
+        options = self._options
+        wait = full_jitter(tried, options.pause_s, options.pause_max_s, self._rng)
+        await self._clock.sleep(min(wait, request.left()))
 
     async def _wait_or_raise(
         self, request: Request, last: MailyError | None, soonest: float | None
