@@ -50,7 +50,8 @@ class Audit:
     """Of two that wait: starts of the first less those of the second since both wait."""
     _owned: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
     _lost: dict[int, float] = field(default_factory=dict)
-    _faults: list[float] = field(default_factory=list)
+    _faults: list[tuple[float, float]] = field(default_factory=list)
+    """Beginning and end of each."""
 
     def wrong(self, what: str, now: float) -> None:
         if len(self.violations) < 20:
@@ -77,7 +78,7 @@ class Audit:
         if not first:
             self.takeovers += 1
             died = self._lost.pop(number, None)
-            if died is not None and not any(f > died - 2.0 and f != died for f in self._faults):
+            if died is not None and self._lone(died):
                 self.recoveries.append(now - died)
                 if now - died > RECOVERY_S:
                     self.wrong(f"task {number} was taken over after {now - died:.2f} s", now)
@@ -141,8 +142,13 @@ class Audit:
     def announced(self, number: int) -> None:
         self._announced[number] += 1
 
-    def fault(self, now: float) -> None:
-        self._faults.append(now)
+    def fault(self, now: float, seconds: float = 0.0) -> None:
+        """``seconds``: how long it lasts."""
+        self._faults.append((now, now + seconds))
+
+    def _lone(self, at: float) -> bool:
+        """The fault of that moment was the only one, and what was before it is mended."""
+        return not any(begun != at and ended > at - 2.0 for begun, ended in self._faults)
 
     def worker_died(self, owner: str, others_free: bool, now: float) -> None:
         """``others_free``: another worker had room for what it left."""

@@ -109,28 +109,34 @@ class Scenario:
     def _fault(self, kind: str) -> None:
         rng, world = self.world.rng, self.world
         self.faults.append(f"{kind}@{world.now:.2f}")
-        self.audit.fault(world.now)
         worker = rng.choice(sorted(self.network.workers.values(), key=lambda w: w.name))
         coordinator = self.network.coordinators[rng.randrange(self.shards)]
+        seconds = 0.0
         if kind == "kill":
             self._kill(worker)
         elif kind == "pause":
-            worker.pause(0.3 + rng.random() * 8.0)
+            seconds = 0.3 + rng.random() * 8.0
+            worker.pause(seconds)
         elif kind == "drain":
+            seconds = 2.0
             worker.drain()
-            world.after(2.0, lambda: self._replace(worker))
+            world.after(seconds, lambda: self._replace(worker))
         elif kind == "coordinator":
+            seconds = rng.choice((1.0, 3.0, 60.0))
             coordinator.kill()
-            back = rng.choice((1.0, 3.0, 60.0))
-            world.after(back, lambda: self._start_coordinator(coordinator.shard))
+            world.after(seconds, lambda: self._start_coordinator(coordinator.shard))
         elif kind == "sleepy":
-            coordinator.pause(0.5 + rng.random() * 5.0)
+            seconds = 0.5 + rng.random() * 5.0
+            coordinator.pause(seconds)
         elif kind == "cut":
+            seconds = 1.0 + rng.random() * 3.0
             pair = (worker.name, coordinator.shard)
             self.network.cut.add(pair)
-            world.after(1.0 + rng.random() * 3.0, lambda: self.network.cut.discard(pair))
+            world.after(seconds, lambda: self.network.cut.discard(pair))
         elif kind == "valkey":
-            self.network.hints_away_until = world.now + rng.random() * 4.0
+            seconds = rng.random() * 4.0
+            self.network.hints_away_until = world.now + seconds
+        self.audit.fault(world.now, seconds)
 
     def _kill(self, worker: SimWorker) -> None:
         if not worker.alive:
