@@ -32,7 +32,7 @@ RESULTS = Path(__file__).parent / "results"
 CONCURRENCY = 12
 DEADLINE_S = 240.0
 QUICK, FULL = 40, 200
-PEERS_QUICK, PEERS_FULL = 16, 60
+PEERS_QUICK, PEERS_FULL = 8, 60
 _ENDED = frozenset({"succeeded", "failed", "cancelled"})
 
 

@@ -97,7 +97,7 @@ def _written(
         name, _, fallback = inner.partition("|")
         if name.strip() not in tags:
             found.append(f"merge tag {name.strip()[:40]!r}")
-        elif _bare(fallback) != _bare(tags[name.strip()]):
+        elif _bare(fallback) not in ("", _bare(tags[name.strip()])):
             found.append(f"fallback of {name.strip()}")
     rest = _TAG.sub("", text)
     if "{{" in rest or "}}" in rest or _TEMPLATE.search(rest):

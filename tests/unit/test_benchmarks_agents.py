@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -84,6 +86,38 @@ async def test_the_checker_sees_the_form() -> None:
     result = await good()
     result["email"]["subject"] = "Now 35% off"
     assert invented_figures(BRIEF, result) == ["35"]
+
+
+class Babbling:
+    """Answers with whatever comes next, fit or not: for every brief the same nonsense."""
+
+    def __init__(self) -> None:
+        self.answers = itertools.cycle(
+            (
+                "Visit https://evil.example now!!!",
+                "Hello {{ secret | x }}, you won 500 euros",
+                "We look forward to hearing from you.",
+                "<b>Sale</b> [Your Name] www.shop.example",
+                "",
+            )
+        )
+
+    async def stream_chat(
+        self, body: dict[str, Any], *, timeout_s: float, traceparent: str | None = None
+    ) -> AsyncIterator[dict[str, Any]]:
+        text = json.dumps({"text": next(self.answers)})
+        yield {"choices": [{"delta": {"content": text}, "finish_reason": "stop"}]}
+
+
+async def test_every_brief_gives_a_valid_email_whatever_the_model_says() -> None:
+    model = Babbling()
+    wrong = {}
+    for entry in load_briefs():
+        result = await write(model, Brief.model_validate(entry["brief"]))
+        found = problems(entry["brief"], json.loads(result.model_dump_json()))
+        if found:
+            wrong[entry["id"]] = found
+    assert wrong == {}
 
 
 def test_diversity_measures() -> None:

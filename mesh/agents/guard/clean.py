@@ -18,6 +18,7 @@ _TAG_OPEN, _TAG_CLOSE = "\ue000", "\ue001"
 """Private-use characters that stand for a merge tag while the rest is cleaned."""
 _ROUNDS = 8
 _BEFORE_MARK = re.compile(r"\s+([,.!?;:])(?!\w)")
+_ADDRESS = re.compile(r"://|\bwww\.|\b(?:javascript|vbscript|data):", re.IGNORECASE)
 _QUOTES = {'"': '"', "“": "”", "'": "'", "‘": "’", "«": "»"}
 
 
@@ -27,7 +28,10 @@ def tag_text(tag: MergeTag) -> str:
 
 
 def safe_fallback(fallback: str) -> str:
-    """A fallback that can't end its tag or begin another."""
+    """A fallback that can't end its tag or begin another. An address is no word to fill a gap
+    with: such a fallback goes."""
+    if _ADDRESS.search(fallback):
+        return ""
     text = p.INVISIBLE.sub("", unicodedata.normalize("NFC", fallback))
     return re.sub(r"\s+", " ", re.sub(r"[{}|<>%]", "", text)).strip()
 
