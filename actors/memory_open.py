@@ -33,7 +33,7 @@ def memory_options(settings: Settings) -> MemoryOptions:
             max_text_chars=memory.max_text_chars,
             max_items_per_namespace=memory.max_items_per_namespace,
         ),
-        index=IndexOptions(prune_from=memory.exact_up_to),
+        index=IndexOptions(exact_up_to=memory.exact_up_to),
     )
 
 

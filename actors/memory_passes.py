@@ -1,4 +1,4 @@
-"""What a memory host does by itself: expire, consolidate, snapshot, build lists, free memory.
+"""What a memory host does by itself: expire, consolidate, snapshot, sketch, free memory.
 
 Each pass does a bounded amount and goes on where it stopped. Nothing here may hold up a caller
 for long, and nothing that fails here fails a caller: the next pass tries again.
@@ -156,8 +156,8 @@ class Passes:
                 if self._consolidates and changed and rounds < PASSES_PER_ROUND:
                     rounds += 1
                     await self.consolidate(partition)
-                if partition.index.wants_lists():
-                    await asyncio.to_thread(partition.index.build_lists)
+                if partition.index.wants_sketch():
+                    await asyncio.to_thread(partition.index.build_sketch)
                 leaving = namespace in keeper.idle()
                 if keeper.wants_snapshot(namespace, leaving=leaving):
                     lease = self._host.shards.lease(shard_of(namespace))

@@ -18,8 +18,9 @@ class MemorySettings(Section):
     heartbeat_s: float = Field(default=0.4, gt=0.05)
     threads: int = Field(default=2, ge=1, le=64)
     """That search at once in one host."""
-    exact_up_to: int = Field(default=120_000, ge=1_000)
-    """Vectors of a namespace up to which every search is exact; above, lists narrow it."""
+    exact_up_to: int = Field(default=20_000, ge=1_000)
+    """Vectors of a namespace up to which every search looks at all of them; above, a sketch says
+    which."""
     max_text_chars: int = Field(default=8_000, ge=100, le=8_000)
     max_items_per_namespace: int = Field(default=2_000_000, ge=1)
     queue_limit: int = Field(default=4_096, ge=16)

@@ -1,11 +1,11 @@
 """Vectors of one namespace: added, erased, searched among those that a filter allows.
 
-One store of half-precision unit vectors, one primitive: the best of a set, exactly. Up to
-``prune_from`` vectors the set is what the filter allows, so recall does not depend on the filter
-(a graph that is walked through a filter loses most of it). Above, k-means lists narrow the set:
-lists are taken in the order of their centre's likeness until enough *allowed* vectors were seen,
-and how many are enough is calibrated on the partition's own vectors. A filter whose matches lie
-far from the query thus opens more lists, by itself.
+One store of half-precision unit vectors. Few of them are all looked at, and so are the few that a
+selective filter allows: that is exact, and quicker than any structure. Many are looked at through
+a sketch (``sketch``): its first candidates are scored again exactly. A filter over many takes more
+of the sketch's candidates and keeps those that it allows; when fewer than enough are left (they
+lie far from the query), all that it allows are looked at after all. So recall does not depend on
+the filter, as it does where a graph is walked through one.
 
 Half precision moves a cosine by about 1e-5 and halves memory and time, which go by bandwidth. All
 methods block; they may be called by many threads at once.
@@ -20,9 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mesh.core.errors import InvalidInput
-from mesh.memory.lists import NeighbourLists
 from mesh.memory.locks import ReadWriteLock
 from mesh.memory.options import IndexOptions
+from mesh.memory.sketch import MAX_DEPTH, Sketch
 
 _faiss: Any = faiss  # its stubs know less than the library
 
@@ -46,8 +46,10 @@ class VectorIndex:
         )
         self._used = np.zeros(0, dtype=np.bool_)
         self._free: list[int] = []
-        self._lists: NeighbourLists | None = None
-        self._searches = self._pruned = self._scanned = 0
+        self._sketch: Sketch | None = None
+        self._sketched_at = 0
+        """Vectors that were there when a sketch was made, or turned out not to be possible."""
+        self._searches = self._sketched = 0
 
     def __len__(self) -> int:
         """Vectors that are there."""
@@ -77,8 +79,8 @@ class VectorIndex:
                     grown[: len(self._used)] = self._used
                     self._used = grown
             self._used[positions] = True
-            if self._lists is not None:
-                self._lists.assign(positions, rows)
+            if self._sketch is not None:
+                self._sketch.put(positions, rows)
         return positions
 
     def remove(self, positions: npt.ArrayLike) -> None:
@@ -89,6 +91,8 @@ class VectorIndex:
             wanted = wanted[self._used[wanted]]
             self._codes()[wanted] = 0
             self._used[wanted] = False
+            if self._sketch is not None:
+                self._sketch.wipe(wanted)
             self._free.extend(wanted.tolist())
 
     def vectors(self, positions: npt.ArrayLike) -> Floats:
@@ -113,32 +117,33 @@ class VectorIndex:
             self._searches += 1
             if not count or k < 1:
                 return np.empty(0, np.int64), np.empty(0, np.float32)
-            if self._lists is not None and count > self._options.prune_from:
-                mask = self._lists.narrow(unit, mask, count)
-                count = int(np.count_nonzero(mask))
-                self._pruned += 1
-            self._scanned += count
-            return self._best(unit, min(k, count), mask, count)
+            wanted = min(k, count)
+            rough = self._rough(unit, wanted, mask, count)
+            if rough is not None:
+                self._sketched += 1
+                return self._best_of(unit, wanted, rough)
+            return self._best(unit, wanted, mask, count)
 
-    def wants_lists(self) -> bool:
-        """Whether ``build_lists`` is due: none yet, or half of it came later."""
-        if len(self) <= self._options.prune_from:
-            return False
-        return self._lists is None or len(self) > 1.5 * self._lists.built_for
+    def wants_sketch(self) -> bool:
+        """Whether ``build_sketch`` is due: none yet, or most of it came later."""
+        return len(self) > max(self._options.exact_up_to, 2 * self._sketched_at)
 
-    def build_lists(self) -> None:
-        """Train and calibrate; takes seconds to a minute. Searches go on meanwhile, writes wait
-        only while the finished lists take their place."""
+    def build_sketch(self) -> None:
+        """Takes about a second per 100,000. Searches go on meanwhile; writes wait only while the
+        finished sketch takes its place."""
         with self._lock.reading():
-            positions = np.flatnonzero(self._used[: self.size])
-            codes = self._codes()[positions]
-        lists = NeighbourLists.build(codes, positions, self._options)
+            codes = self._codes().copy()
+            used = self._used[: self.size].copy()
+        sketch = Sketch.build(codes, used, self._options)
         with self._lock.writing():
-            late = np.flatnonzero(self._used[: self.size])
-            late = late[~np.isin(late, positions)]
-            if len(late):
-                lists.assign(late, self._codes()[late].astype(np.float32))
-            self._lists = lists
+            self._sketched_at = len(self)
+            if sketch is not None:
+                # What was added, written over or erased meanwhile.
+                now = self._codes()
+                same = np.all(now[: len(codes)] == codes, axis=1)
+                late = np.concatenate([np.flatnonzero(~same), np.arange(len(codes), self.size)])
+                sketch.put(late, now[late].astype(np.float32))
+            self._sketch = sketch
 
     def dump(self, positions: npt.ArrayLike) -> Halves:
         """The kept form of these vectors, for a snapshot."""
@@ -151,23 +156,38 @@ class VectorIndex:
         return {
             "vectors": len(self),
             "free": len(self._free),
-            "lists": 0 if self._lists is None else self._lists.count,
+            "depth": 0 if self._sketch is None else self._sketch.depth,
             "searches": self._searches,
-            "pruned": self._pruned,
-            "scanned": self._scanned,
+            "sketched": self._sketched,
         }
+
+    def _rough(self, unit: Floats, k: int, mask: Mask, count: int) -> Positions | None:
+        """Enough candidates by the sketch; None: look at all that is allowed."""
+        if self._sketch is None or count <= self._options.exact_up_to:
+            return None
+        enough = max(self._sketch.depth, 4 * k)
+        wanted = enough * self.size // count
+        if count < self.size:
+            wanted += wanted // 2  # what the filter allows need not be spread evenly
+        if wanted > MAX_DEPTH:
+            return None
+        found = self._sketch.nearest(unit, wanted)
+        found = found[mask[found]]
+        return found if len(found) >= min(enough, count) else None
 
     def _best(self, unit: Floats, k: int, mask: Mask, count: int) -> tuple[Positions, Floats]:
         if count <= self._options.gather_max:
-            positions = np.flatnonzero(mask)
-            scores = self._codes()[positions].astype(np.float32) @ unit
-            order = np.argsort(-scores, kind="stable")[:k]
-            return positions[order], scores[order]
+            return self._best_of(unit, k, np.flatnonzero(mask))
         selector = _faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))
         scores, positions = self._store.search(
             unit[None], k, params=_faiss.SearchParameters(sel=selector)
         )
         return positions[0], scores[0]
+
+    def _best_of(self, unit: Floats, k: int, positions: Positions) -> tuple[Positions, Floats]:
+        scores = self._codes()[positions].astype(np.float32) @ unit
+        order = np.argsort(-scores, kind="stable")[:k]
+        return positions[order], scores[order]
 
     def _codes(self) -> Halves:
         """The store's own memory; valid until the next ``add``."""

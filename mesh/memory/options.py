@@ -48,17 +48,15 @@ class GateOptions:
 class IndexOptions:
     """How vectors are searched."""
 
-    prune_from: int = 120_000
-    """Vectors up to which every search is exact over all that the filter allows; above, lists of
-    neighbours (k-means) are tried in order until enough was seen."""
+    exact_up_to: int = 20_000
+    """Vectors up to which every search looks at all that the filter allows; above, a sketch says
+    which to look at."""
     gather_max: int = 2_000
     """Allowed vectors up to which they are copied out; more are scanned in place."""
-    target_recall: float = 0.997
-    """What pruning is calibrated to, on the partition's own vectors."""
-    margin: float = 1.5
-    """Of what calibration asks for: queries are not quite like what is stored."""
-    train_iterations: int = 8
-    train_per_list: int = 40
+    target_recall: float = 0.998
+    """Of the ten nearest: what the sketch is calibrated to, on the partition's own vectors."""
+    margin: float = 2.0
+    """Of the depth that calibration asks for: queries are not quite like what is stored."""
     seed: int = 7
 
 
