@@ -94,6 +94,9 @@ class ClientParts:
     clock: Clock
     embed: Embed
     forget: Forget
+    changed: Callable[[UUID], Awaitable[object]]
+    """Told of each workspace whose memory was written to: answers that were cached before must not
+    be served. Does not raise."""
     memory: MemoryOptions = field(default_factory=MemoryOptions)
     options: ClientOptions = field(default_factory=ClientOptions)
 
@@ -125,6 +128,7 @@ class ShardedMemoryClient:
                 left.discard(i)
 
         await self._each_owner(sorted(set(where)), some, until)
+        await self._parts.changed(workspace_id)
         return [stored[i] for i in range(len(items))]
 
     async def recall(
@@ -178,6 +182,7 @@ class ShardedMemoryClient:
         record = await self._parts.repository.one(workspace_id, identity)
         args = (workspace_id, record.namespace, identity, patch)
         item: MemoryItem = await self._ask(record.shard, "patch", args, until)
+        await self._parts.changed(workspace_id)
         return item
 
     async def consolidate(
@@ -190,6 +195,7 @@ class ShardedMemoryClient:
             raise NotFound("Nothing was ever remembered there.")
         args = (workspace_id, identity)
         done: Consolidation = await self._ask(shard_of(identity), "consolidate", args, until)
+        await self._parts.changed(workspace_id)
         return done
 
     def statistics(self) -> dict[str, int]:

@@ -13,7 +13,7 @@ from actors.directory import Directory, RayCaller
 from actors.host import ActorHost
 from actors.memory_forget import Forgetter
 from actors.memory_loop import ErasedPart, MemoryLoop, Vector, Vectors
-from actors.memory_open import host_options, open_forgetter, open_host_parts
+from actors.memory_open import host_options, open_forgetter, open_host_parts, open_journals
 from actors.names import NAMESPACE
 from actors.places import keep_saying, memory_place
 from mesh.contracts.memory import (
@@ -78,7 +78,9 @@ class MemoryHost(ActorHost):
         parts = open_host_parts(context)
         memory = MemoryLoop(self.name, parts, host_options(context.settings))
         directory = Directory(context.leases, context.clock)
-        forgetter = open_forgetter(context, parts, RayCaller(self._namespace), directory)
+        journals = open_journals(context, parts)
+        caller = RayCaller(self._namespace)
+        forgetter = open_forgetter(context, parts, journals, caller, directory)
         self._memory = memory
         try:
             async with asyncio.TaskGroup() as group:

@@ -17,8 +17,8 @@ from uuid import UUID
 import redis.asyncio as redis_asyncio
 from redis.exceptions import RedisError
 
-from actors.names import MEMORY_EPOCH_PREFIX
 from mesh.core.logging import get_logger
+from mesh.llm.cache.store import EPOCH_KEY, CacheStore
 from mesh.memory.forgetting import Redactor
 from mesh.memory.record import Record, open_payload
 from mesh.memory.vault import Vault
@@ -28,6 +28,7 @@ from mesh.storage.memory_forget import ForgetRepository
 log = get_logger("memory.journals")
 
 PAGE = 1_000
+_EPOCH_S = 1.0
 REWRITE_S = 20.0
 """How long to wait for Valkey's append-only file to be written anew."""
 
@@ -42,8 +43,8 @@ class Journals:
     vault: Vault
     stream_prefix: str
     """Of the stream log's keys."""
-    answer_patterns: tuple[str, ...] = ()
-    """Keys of cached answers, with ``{workspace}``."""
+    answers: CacheStore | None = None
+    """Cached answers of models; None: there are none."""
 
     async def texts(self, workspace: UUID, ids: Sequence[UUID]) -> dict[UUID, str]:
         """What the memories say, as far as they are there."""
@@ -72,17 +73,26 @@ class Journals:
                 log.warning("streams.kept", error=type(error).__name__)
                 counts["streams_kept"] += 1
 
-    async def forget_answers(self, workspace: UUID, counts: Counter[str]) -> None:
-        """No cached answer of the workspace is served any more; those found are deleted."""
+    async def changed(self, workspace: UUID) -> bool:
+        """Answers that were cached before now are not served any more; False: Valkey is away."""
         try:
-            await self.redis.incr(f"{MEMORY_EPOCH_PREFIX}{workspace}")
-            for pattern in self.answer_patterns:
-                keys = self.redis.scan_iter(pattern.replace("{workspace}", str(workspace)), PAGE)
-                async for key in keys:
-                    counts["answers"] += await self.redis.delete(key)
-        except (RedisError, OSError) as error:
-            log.warning("answers.kept", error=type(error).__name__)
+            async with asyncio.timeout(_EPOCH_S):
+                await self.redis.incr(EPOCH_KEY.format(workspace=workspace))
+        except (RedisError, OSError) as error:  # TimeoutError is an OSError
+            log.warning("epoch.kept", error=type(error).__name__)
+            return False
+        return True
+
+    async def forget_answers(self, workspace: UUID, counts: Counter[str]) -> None:
+        """No cached answer of the workspace is served any more, and none is kept."""
+        if not await self.changed(workspace):
             counts["answers_kept"] += 1
+        if self.answers is not None:
+            try:
+                counts["answers"] += await self.answers.forget(workspace)
+            except (RedisError, OSError) as error:
+                log.warning("answers.kept", error=type(error).__name__)
+                counts["answers_kept"] += 1
 
     async def after(self, ids: Sequence[UUID], counts: Counter[str]) -> str | None:
         """Valkey's file loses what was deleted, citations go; says what could not be done."""

@@ -18,9 +18,11 @@ from actors.memory_store import MemoryStore
 from actors.names import NAMESPACE
 from mesh.core.errors import Unavailable
 from mesh.core.settings import Settings
+from mesh.llm.cache.store import PURPOSE, CacheStore
 from mesh.llm.client import ModelClient
 from mesh.memory.options import GateOptions, IndexOptions, MemoryOptions
 from mesh.memory.vault import Vault
+from mesh.security.sealing import Sealer
 from mesh.storage.memory import MemoryRepository
 from mesh.storage.memory_forget import ForgetRepository
 from mesh.storage.memory_scrub import Scrubber
@@ -76,16 +78,26 @@ def open_host_parts(context: ProcessContext) -> HostParts:
     )
 
 
-def open_forgetter(
-    context: ProcessContext, parts: HostParts, caller: Caller, directory: Directory
-) -> Forgetter:
-    journals = Journals(
+def open_journals(context: ProcessContext, parts: HostParts) -> Journals:
+    secret = context.settings.security.secret
+    assert secret is not None  # the vault was opened with it
+    return Journals(
         repository=parts.repository,
         forgets=parts.forgets,
         redis=context.redis,
         vault=parts.vault,
         stream_prefix=stream_options(context.settings).prefix,
+        answers=CacheStore(context.redis, Sealer(secret.get_secret_value().encode(), PURPOSE)),
     )
+
+
+def open_forgetter(
+    context: ProcessContext,
+    parts: HostParts,
+    journals: Journals,
+    caller: Caller,
+    directory: Directory,
+) -> Forgetter:
     forgetter = Forgetter(
         ForgetParts(
             caller=caller,
@@ -114,7 +126,8 @@ def open_memory(
     host = open_host_parts(context)
     caller = caller or RayCaller(namespace)
     directory = Directory(context.leases, context.clock)
-    forgetter = open_forgetter(context, host, caller, directory)
+    journals = open_journals(context, host)
+    forgetter = open_forgetter(context, host, journals, caller, directory)
     options = memory_options(context.settings)
 
     async def embed(texts: Sequence[str], timeout_s: float) -> list[list[float]]:
@@ -138,6 +151,7 @@ def open_memory(
             clock=context.clock,
             embed=embed,
             forget=forgetter.forget,
+            changed=journals.changed,
             memory=options,
         ),
         forgetter,

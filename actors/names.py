@@ -23,10 +23,6 @@ OFFER_PREFIX = "maily:offer:"
 """Valkey pub/sub, one channel per worker: a task was chosen for it (message: the task's id, a
 space, and the decision as JSON)."""
 
-MEMORY_EPOCH_PREFIX = "maily:memory-epoch:"
-"""Valkey, one counter per workspace: grows when memories were forgotten or changed, so that what
-was cached before is not served."""
-
 
 def coordinator(shard: int) -> str:
     """Name of a coordinator shard's actor (from 0), and of its lease."""

@@ -39,6 +39,7 @@ from mesh.contracts.memory import (
 from mesh.contracts.tasks import TaskKind
 from mesh.core.errors import DeadlineExceeded, NotFound
 from mesh.core.ids import uuid7
+from mesh.llm.cache.store import Kept
 from mesh.llm.call import Call, calling
 from mesh.memory.forgetting import authentic
 from mesh.storage.migrate import migrate
@@ -289,12 +290,19 @@ async def test_tasks_that_read_it_are_blacked_out(house: House) -> None:
     assert task.request["brief"]["goal"] == "say hello. [forgotten]!"
 
 
-async def test_cached_answers_of_the_workspace_are_not_served_any_more(house: House) -> None:
+async def test_cached_answers_of_the_workspace_are_gone(house: House) -> None:
     (item,) = await house.remember(memory(TEXT))
-    key = f"maily:memory-epoch:{house.workspace}"
-    assert await house.context.redis.get(key) is None
-    await forget(house, item=item.id)
-    assert await house.context.redis.get(key) == b"1"
+    store = house.client._forgetter._parts.journals.answers
+    assert store is not None
+    epoch, _ = await store.find(house.workspace, "digest")
+    assert epoch == 1, "writing counts, too"
+    kept = Kept("digest", {"answer": TEXT}, epoch, ttl_s=60.0, max_entries=10)
+    await store.put(house.workspace, kept, now=1.0)
+    assert (await store.find(house.workspace, "digest"))[1] is not None
+    receipt = await forget(house, item=item.id)
+    assert receipt.erased["answers"] == 1
+    assert await store.find(house.workspace, "digest") == (2, None)
+    assert await house.context.redis.keys(f"maily:cache:*{house.workspace}*e:*") == []
 
 
 async def test_what_was_begun_is_finished_by_others(
