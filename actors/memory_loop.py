@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from uuid import UUID
 
 import faiss
@@ -340,9 +341,15 @@ class MemoryLoop:
         by_vector, by_words = await asyncio.gather(
             dense(), self._words(workspace, partition, query, now)
         )
-        found = await loop.run_in_executor(
-            self._threads, partition.gather, by_vector, by_words[: 2 * pool], query.filter, now
+        gather = partial(
+            partition.gather,
+            by_vector,
+            by_words[: 2 * pool],
+            query.filter,
+            now,
+            vectors=query.diversity > 0,
         )
+        found = await loop.run_in_executor(self._threads, gather)
         self.shards.lease(partition.head.shard)  # it was ours all the while
         return found
 

@@ -23,6 +23,8 @@ import numpy.typing as npt
 from mesh.core.settings import LLMSettings
 from mesh.llm.store import ModelStore
 
+Floats = npt.NDArray[np.float32]
+
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = ROOT / ".cache" / "benchmarks"
 STORE = ROOT / ".cache" / "store"
@@ -65,7 +67,7 @@ def _documentation() -> Iterator[str]:
                     yield from text.split("\n\n")
 
 
-def corpus(limit: int, store: Path = STORE) -> tuple[list[str], npt.NDArray[np.float32]]:
+def corpus(limit: int, store: Path = STORE) -> tuple[list[str], Floats]:
     """So many sentences and their unit vectors (384 dimensions); made in parts that are kept, so
     that an interrupted run goes on where it was."""
     folder = CACHE / "corpus"
@@ -87,6 +89,30 @@ def corpus(limit: int, store: Path = STORE) -> tuple[list[str], npt.NDArray[np.f
             unfinished.rename(path)
         parts.append(np.load(path))
     return texts, np.concatenate(parts)
+
+
+def spread(base: Floats, count: int, seed: int = 3) -> Floats:
+    """So many unit vectors, the first of them ``base`` itself, the others blends of two of it:
+    as hard to tell apart as texts that speak of two things, and made in no time."""
+    rng = np.random.default_rng(seed)
+    more = count - len(base)
+    if more <= 0:
+        return base[:count]
+    parts = [base]
+    for start in range(0, more, 50_000):
+        size = min(50_000, more - start)
+        one, other = rng.integers(0, len(base), (2, size))
+        weight = rng.uniform(0.3, 0.7, (size, 1)).astype(np.float32)
+        blend = weight * base[one] + (1 - weight) * base[other]
+        parts.append(blend / np.linalg.norm(blend, axis=1, keepdims=True))
+    return np.concatenate(parts).astype(np.float32)
+
+
+def have(limit: int) -> bool:
+    """Whether ``corpus(limit)`` was made before."""
+    folder = CACHE / "corpus"
+    made = len(list(folder.glob("*.npy"))) if folder.is_dir() else 0
+    return made >= -(-limit // CHUNK) and (folder / f"sentences-{limit}.txt").exists()
 
 
 def _kept_sentences(folder: Path, limit: int) -> list[str]:

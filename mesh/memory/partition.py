@@ -63,7 +63,7 @@ class Found:
 
     item: MemoryItem
     vector: bytes
-    """Half precision, of unit length: for likeness among candidates."""
+    """Half precision, of unit length: for likeness among candidates. Empty: nobody asks."""
     dense: float | None = None
     text: float | None = None
 
@@ -192,9 +192,11 @@ class Partition:
         text: Sequence[tuple[UUID, float]],
         wanted: MemoryFilter,
         now: float,
+        *,
+        vectors: bool = True,
     ) -> list[Found]:
         """Candidates of both searches in their order, dense ones first, opened. What was erased
-        meanwhile or what the filter does not let through is left out."""
+        meanwhile or what the filter does not let through is left out. ``vectors``: with them."""
         scores = {identity: [score, None] for identity, score in dense}
         for identity, score in text:
             scores.setdefault(identity, [None, None])[1] = score
@@ -208,7 +210,7 @@ class Partition:
                 found.append(
                     Found(
                         item=self._item(position),
-                        vector=self.index.dump([position]).tobytes(),
+                        vector=self.index.dump([position]).tobytes() if vectors else b"",
                         dense=by_vector,
                         text=by_words,
                     )
