@@ -85,6 +85,11 @@ class Kill:
     until: float = 0.0
     recovery_s: float | None = None
     parts: dict[str, float | None] = field(default_factory=dict)
+    """Seconds until each function was back; ``its own kind``: until a process of it served."""
+
+    def last_back(self) -> str:
+        """What came back last."""
+        return max(self.parts, key=lambda name: self.parts[name] or 0.0)
 
 
 def schedule(seed: int, kills: int, kinds: tuple[str, ...] = VICTIMS) -> list[Planned]:
@@ -188,8 +193,8 @@ class Butcher:
                 prober.name: recovery_s(prober.probes, kill.at, whole, kill.until)
                 for prober in self._watch
             }
-            served = None if kill.serving is None else kill.serving - kill.at
-            kill.recovery_s = slowest([served, *kill.parts.values()])
+            kill.parts["its own kind"] = None if kill.serving is None else kill.serving - kill.at
+            kill.recovery_s = slowest([*kill.parts.values()])
             if kill.recovery_s is None:
                 self.problems.append(f"{kill.kind}: not back before the next kill: {kill.parts}")
 
@@ -324,9 +329,10 @@ def _recovery_claim(done: list[Kill], problems: list[str], enough: bool) -> Clai
     whole = [kill.whole - kill.at for kill in done if kill.whole is not None]
     by_kind = []
     for kind in VICTIMS:
-        of_kind = [k.recovery_s for k in done if k.kind == kind and k.recovery_s is not None]
+        of_kind = [k for k in done if k.kind == kind and k.recovery_s is not None]
         if of_kind:
-            by_kind.append(f"{kind} {max(of_kind):.1f}")
+            worst = max(of_kind, key=lambda kill: kill.recovery_s or 0.0)
+            by_kind.append(f"{kind} {worst.recovery_s:.1f} ({worst.last_back()})")
     figure = f"p50 {p50:.1f} s, p99 {p99:.1f} s of {len(times)}; slowest by kind: "
     figure += ", ".join(by_kind)
     if whole:
