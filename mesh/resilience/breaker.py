@@ -95,14 +95,17 @@ class Permit:
         if not self._said:
             self._say(well=False)
 
-    def release(self) -> None:
-        if self._said:
-            return
-        if self._began:
-            self._say(well=True)
-        else:
+    def void(self) -> None:
+        """It shall say nothing, also where it began well."""
+        if not self._said:
             self._said = True
             self._breaker._dropped(self._era)
+
+    def release(self) -> None:
+        if self._began and not self._said:
+            self._say(well=True)
+        else:
+            self.void()
 
     def _say(self, *, well: bool) -> None:
         self._said = True

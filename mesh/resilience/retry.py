@@ -7,7 +7,7 @@ import random
 
 def full_jitter(tried: int, base_s: float, max_s: float, rng: random.Random) -> float:
     """Seconds before the call after ``tried`` failed ones: random between zero and a limit that
-    doubles from ``base_s`` to ``max_s``, so that callers who failed together don't come together."""
+    doubles from ``base_s`` to ``max_s``: callers who failed together don't come together."""
     return rng.uniform(0, min(max_s, base_s * 2.0 ** (tried - 1)))
 
 

@@ -345,6 +345,39 @@ async def test_an_answer_breaks_off_with_every_engine_at_once() -> None:
 
 
 @virtual
+async def test_the_death_of_one_replica_is_one_failure() -> None:
+    """It takes twenty answers with it; the peer is well, and must not be left alone for that."""
+    dying, peer = FakeEngine(faults=FaultPlan(token_delay_s=0.1, die_at_token=6)), FakeEngine()
+
+    class Twins(Counting):
+        async def frames(
+            self, body: Wire, *, avoid: str | None = None, **more: Any
+        ) -> AsyncGenerator[bytes, None]:
+            self._count(avoid)
+            chosen = EngineBackend(peer if avoid == "one" else dying, "two" if avoid else "one")
+            async with aclosing(chosen.frames(body, **more)) as items:
+                async for item in items:
+                    yield item
+
+    client = routed(Twins(dying), replicas=2)
+    answers = await asyncio.gather(*(ask(client) for _ in range(8)))
+    assert set(answers) == {await ask(routed(engine()))}
+    assert state(client) == "closed"
+    figures = client.statistics()
+    assert figures["resumed"]["prefix"] == 8
+    assert figures["engines"]["e0"]["breaker"]["failures"] == 1
+
+
+@virtual
+async def test_replicas_that_all_fail_are_left_alone_nevertheless() -> None:
+    client = routed(engine(die_at_token=1), replicas=2)
+    for _ in range(3):
+        with pytest.raises(MailyError):
+            await ask(client)
+    assert state(client) == "open"
+
+
+@virtual
 async def test_an_overlong_answer_ends_with_the_error() -> None:
     options = RoutingOptions(journal_bytes=100)
     client = routed(engine(die_at_token=6), engine(), options=options)

@@ -98,10 +98,12 @@ class Attempt:
         """``counts``: it speaks against the engine."""
         self.tried.outcome = "failed"
         self.tried.error = error.code if isinstance(error, MailyError) else type(error).__name__
-        if counts:
+        if not counts:
+            self._permit.release()
+        elif self.state.news(self.replica, self.started, asyncio.get_running_loop().time()):
             self._permit.badly()
         else:
-            self._permit.release()
+            self._permit.void()
 
     def succeeded(self) -> None:
         self.tried.outcome = "ok"

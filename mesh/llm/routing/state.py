@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ from mesh.resilience.retry import RetryBudget
 
 KINDS = ("first", "retry", "fallback", "hedge", "resume")
 OUTCOMES = ("ok", "failed", "cancelled")
+_REPLICAS = 256
+"""Replicas that are remembered: restarted ones have new names."""
 
 
 @dataclass(slots=True)
@@ -49,6 +52,8 @@ class TargetState:
         self._clock = clock
         self._cool_max_s = options.cool_max_s
         self._cool_until = 0.0
+        self._failed_at: dict[str, float] = {}
+        """Replica → its last failure that counted."""
         engine = bounded("engine", target.name)
         self._counters = {
             (kind, outcome): LLM_TRIES.labels(engine, kind, outcome)
@@ -56,6 +61,20 @@ class TargetState:
             for outcome in OUTCOMES
         }
         self._tries = dict.fromkeys(OUTCOMES, 0)
+
+    def news(self, replica: str | None, started: float, now: float) -> bool:
+        """Whether a failure says something that is not known yet. One of several replicas that
+        dies takes all its answers with it, and that is one failure: calls that it had begun by
+        then count no more, or its death would close the door of its healthy peers.
+        """
+        if self.target.replicas < 2 or replica is None:
+            return True
+        if started < self._failed_at.get(replica, -math.inf):
+            return False
+        self._failed_at[replica] = now
+        while len(self._failed_at) > _REPLICAS:
+            del self._failed_at[next(iter(self._failed_at))]
+        return True
 
     def cooling(self) -> bool:
         """It said "too many requests" and the time that it asked for has not passed."""
