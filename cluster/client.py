@@ -83,6 +83,26 @@ class TaskClient:
     def cancel(self, task_id: str) -> dict[str, Any]:
         return self._call("DELETE", f"/v1/mesh/tasks/{task_id}")
 
+    def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Any request that may be repeated; the JSON of its answer."""
+        return self._call(method, path, None, body)
+
+    def upload(self, path: str, content: bytes, media: str) -> dict[str, Any]:
+        """A POST that may be repeated, of something else than JSON; the JSON of its answer."""
+        return self._call("POST", path, {"content-type": media}, content=content)
+
+    def download(self, path: str, params: Mapping[str, str]) -> Iterator[bytes]:
+        """What a GET answers, in parts. Raises Failure where it breaks off: it is not repeated."""
+        try:
+            with self._http.stream("GET", path, params=params) as response:
+                if response.status_code != 200:
+                    response.read()
+                    _check(response)
+                yield from response.iter_bytes()
+        except (httpx.HTTPError, _TryAgain) as error:
+            words = str(error) or type(error).__name__
+            raise Failure(f"the download broke off: {words}", "try again", UNHEALTHY) from None
+
     def events(self, task_id: str, after: str = "") -> Iterator[StreamEvent]:
         """Every event after the cursor, each once, until the terminal one, whatever breaks."""
         cursor = after
@@ -119,11 +139,14 @@ class TaskClient:
         path: str,
         headers: Mapping[str, str] | None = None,
         body: Mapping[str, Any] | None = None,
+        content: bytes | None = None,
     ) -> dict[str, Any]:
         patience = _Patience(self._url, self._on_wait)
         while True:
             try:
-                response = self._http.request(method, path, headers=dict(headers or {}), json=body)
+                response = self._http.request(
+                    method, path, headers=dict(headers or {}), json=body, content=content
+                )
                 _check(response)
                 answer: dict[str, Any] = response.json()
             except (httpx.HTTPError, _TryAgain) as error:

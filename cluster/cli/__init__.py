@@ -18,6 +18,7 @@ from cluster.cli import (
     key,
     logs,
     mcp,
+    memory,
     models,
     replay,
     status,
@@ -75,6 +76,7 @@ app.add_typer(models.app, name="models")
 app.add_typer(key.app, name="key")
 app.add_typer(budget.app, name="budget")
 app.add_typer(job.app, name="job")
+app.add_typer(memory.app, name="memory")
 
 
 def main() -> None:
