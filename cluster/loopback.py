@@ -13,6 +13,8 @@ such a Ray.
 from __future__ import annotations
 
 import os
+import re
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +22,7 @@ from typing import Any
 
 LOOPBACK_VARIABLE = "MAILY_LOOPBACK"
 ADDRESS = "127.0.0.1"
+_SCRIPT = Path(__file__).with_name("loopback_dashboard.py")
 
 
 def apply(environ: Mapping[str, str] | None = None) -> bool:
@@ -39,13 +42,25 @@ def apply(environ: Mapping[str, str] | None = None) -> bool:
 
 def patched_dashboard(command: Sequence[str]) -> list[str]:
     """The command that starts the dashboard, with our script before Ray's."""
-    ours = str(Path(__file__).with_name("loopback_dashboard.py"))
     found: list[str] = []
     for part in command:
         if part.endswith(str(Path("dashboard", "dashboard.py"))):
-            found.append(ours)
+            found.append(str(_SCRIPT))
         found.append(part)
     return found
+
+
+def patched_raylet(command: Sequence[str]) -> list[str]:
+    """The command that starts the raylet, with our script before that of the dashboard's agent,
+    which the raylet starts: the agent is a driver, too, when it is asked to run a job."""
+    agent = re.compile(r"(\S*dashboard/agent\.py)")
+    ours = subprocess.list2cmdline([str(_SCRIPT)])
+    return [
+        agent.sub(lambda found: f"{ours} {found[1]}", part, count=1)
+        if part.startswith("--dashboard_agent_command=")
+        else part
+        for part in command
+    ]
 
 
 def main() -> None:
@@ -59,6 +74,8 @@ def main() -> None:
     def start_ray_process(command: list[str], process_type: str, *args: Any, **more: Any) -> Any:
         if process_type == "dashboard":
             command = patched_dashboard(command)
+        elif process_type == "raylet":
+            command = patched_raylet(command)
         return start(command, process_type, *args, **more)
 
     services.start_ray_process = start_ray_process

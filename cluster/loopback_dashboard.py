@@ -1,4 +1,5 @@
-"""Ray's dashboard with ``cluster.loopback`` applied: it is a driver, too (it asks Serve).
+"""Ray's dashboard, and its agent, with ``cluster.loopback`` applied: they are drivers, too (the
+one asks Serve, the other runs jobs).
 
 ``cluster.loopback`` puts this script before the dashboard's own, whose path is the first argument.
 The dashboard's modules run in processes of their own that import this file as their main module:

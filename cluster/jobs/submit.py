@@ -6,17 +6,22 @@ is packed or uploaded. Ray's job server is the dashboard's; it asks for the clus
 
 from __future__ import annotations
 
+import queue
 import shlex
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from mesh.core.errors import Unavailable
 from mesh.core.settings import Settings
 
 POLL_S = 0.5
+CALL_TIMEOUT_S = 60.0
+"""For one answer of the job server; submitting starts a process."""
 RESULT_MARK = "maily-job-result: "
 """The line by which a job says its result, as JSON."""
 
@@ -51,11 +56,15 @@ class Jobs:
     ) -> str:
         """The job's id. ``cpus``: what Ray sets aside for it."""
         command = shlex.join([sys.executable, "-m", module, *arguments])
-        job: str = self._client.submit_job(
-            entrypoint=command,
-            runtime_env={"env_vars": dict(environ)},
-            entrypoint_num_cpus=cpus,
-            metadata={"module": module},
+        job: str = _within(
+            CALL_TIMEOUT_S,
+            partial(
+                self._client.submit_job,
+                entrypoint=command,
+                runtime_env={"env_vars": dict(environ)},
+                entrypoint_num_cpus=cpus,
+                metadata={"module": module},
+            ),
         )
         return job
 
@@ -64,8 +73,8 @@ class Jobs:
         until = time.monotonic() + timeout_s
         seen = 0
         while True:
-            status = str(self._client.get_job_status(job))
-            log: str = self._client.get_job_logs(job)
+            status = str(_within(CALL_TIMEOUT_S, partial(self._client.get_job_status, job)))
+            log: str = _within(CALL_TIMEOUT_S, partial(self._client.get_job_logs, job))
             whole = log if status in _ENDED else log[: log.rfind("\n") + 1]
             for line in whole[seen:].splitlines():
                 if not line.startswith(RESULT_MARK):
@@ -80,7 +89,29 @@ class Jobs:
             time.sleep(POLL_S)
 
     def stop(self, job: str) -> None:
-        self._client.stop_job(job)
+        _within(CALL_TIMEOUT_S, partial(self._client.stop_job, job))
+
+
+def _within(seconds: float, call: Callable[[], Any]) -> Any:
+    """The call's result; Unavailable when there is none in time: Ray's client knows no timeout.
+
+    The thread that is left behind ends with the process."""
+    done: queue.SimpleQueue[tuple[Any, Exception | None]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            done.put((call(), None))
+        except Exception as error:  # handed to the caller below
+            done.put((None, error))
+
+    threading.Thread(target=run, daemon=True, name="job-server").start()
+    try:
+        result, error = done.get(timeout=seconds)
+    except queue.Empty:
+        raise Unavailable(f"the cluster's job server did not answer in {seconds:.0f} s") from None
+    if error is not None:
+        raise error
+    return result
 
 
 _ENDED = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})

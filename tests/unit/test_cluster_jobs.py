@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,20 @@ def test_no_job_server_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray.job_submission, "JobSubmissionClient", refuse)
     with pytest.raises(Unavailable, match="job server"):
         Jobs(job_server(Settings()), "token")
+
+
+def test_a_job_server_that_hangs_is_given_up(
+    server: JobServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submit, "CALL_TIMEOUT_S", 0.05)
+    never = threading.Event()
+    monkeypatch.setattr(server, "submit_job", lambda **job: never.wait(30))
+    with pytest.raises(Unavailable, match="did not answer"):
+        Jobs("http://127.0.0.1:1", None).submit("cluster.jobs.x", [], {}, cpus=0.1)
+    never.set()
+    monkeypatch.setattr(server, "submit_job", lambda **job: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        Jobs("http://127.0.0.1:1", None).submit("cluster.jobs.x", [], {}, cpus=0.1)
 
 
 def small_corpus(folder: Path) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from cluster.loopback import patched_dashboard
+from cluster.loopback import patched_dashboard, patched_raylet
 
 PROBE = """
 import sys
@@ -18,6 +18,7 @@ assert callable(services.get_node_ip_address)
 assert callable(services.start_ray_process)
 assert callable(Node.start_ray_client_server)
 assert ray_constants.PROCESS_TYPE_DASHBOARD == "dashboard"
+assert ray_constants.PROCESS_TYPE_RAYLET == "raylet"
 before = services.get_node_ip_address
 assert loopback.apply({}) is False
 assert services.get_node_ip_address is before
@@ -44,3 +45,14 @@ def test_the_dashboard_is_started_through_our_script() -> None:
     assert found[2].endswith("cluster/loopback_dashboard.py")
     assert found[3:] == command[2:]
     assert patched_dashboard(["raylet"]) == ["raylet"]
+
+
+def test_the_dashboard_s_agent_is_started_through_our_script() -> None:
+    agent = "--dashboard_agent_command=python -u /x/ray/dashboard/agent.py --node-ip=127.0.0.1"
+    found = patched_raylet(["raylet", agent, "--other=/x/ray/dashboard/agent.py"])
+    assert found[0] == "raylet"
+    start, script, rest = found[1].partition("loopback_dashboard.py")
+    assert start.startswith("--dashboard_agent_command=python -u ")
+    assert script
+    assert rest == " /x/ray/dashboard/agent.py --node-ip=127.0.0.1"
+    assert found[2] == "--other=/x/ray/dashboard/agent.py"
