@@ -61,11 +61,18 @@ class Leaf:
 
     @property
     def seal(self) -> bytes:
-        return seal(self.exact, self.recipient, self.dkim, self.message_id)
+        selector = self.dkim.selector if self.dkim else ""
+        return seal(self.exact, self.recipient, selector, self.message_id)
+
+    @property
+    def key(self) -> bytes:
+        return self.dkim.key if self.dkim else UNSIGNED
 
     @property
     def hash(self) -> bytes:
-        return leaf_hash(self.salt, self.links, self.text, self.text_bytes, self.seal, self.domain)
+        return leaf_hash(
+            self.salt, self.links, self.text, self.text_bytes, self.key, self.seal, self.domain
+        )
 
 
 def make_leaf(
@@ -96,38 +103,25 @@ def recipient_commitment(salt: bytes, address: str) -> bytes:
     return _sha256(_RECIPIENT + salt + normal_address(address).encode("utf-8", "replace")).digest()
 
 
-def seal(exact: bytes, recipient: bytes, dkim: DkimKey | None, message_id: str) -> bytes:
+def seal(exact: bytes, recipient: bytes, selector: str, message_id: str) -> bytes:
     """Binds what a rewritten copy no longer shows; one digest stands for it in compact form."""
     name = message_id.encode("utf-8", "replace")
     return _sha256(
-        _SEAL + exact + recipient + _key_part(dkim) + len(name).to_bytes(2, "big") + name
+        _SEAL + exact + recipient + _counted(selector.encode()) + _counted(name)
     ).digest()
 
 
-def _key_part(dkim: DkimKey | None) -> bytes:
-    selector = dkim.selector.encode() if dkim else b""
-    return (dkim.key if dkim else UNSIGNED) + len(selector).to_bytes(2, "big") + selector
+def _counted(data: bytes) -> bytes:
+    return len(data).to_bytes(2, "big") + data
 
 
 def leaf_hash(
-    salt: bytes, links: bytes, text: bytes, text_bytes: int, sealed: bytes, domain: str
+    salt: bytes, links: bytes, text: bytes, text_bytes: int, key: bytes, sealed: bytes, domain: str
 ) -> bytes:
     """RFC 9162 hash of the leaf's bytes."""
-    name = domain.encode("ascii")
-    return _sha256(
-        b"".join(
-            (
-                _LEAF_PREFIX + _LEAF,
-                salt,
-                links,
-                text,
-                text_bytes.to_bytes(4, "big"),
-                sealed,
-                bytes([len(name)]),
-                name,
-            )
-        )
-    ).digest()
+    name, size = domain.encode("ascii"), text_bytes.to_bytes(4, "big")
+    head = _LEAF_PREFIX + _LEAF + salt + links + text + size
+    return _sha256(head + key + sealed + bytes([len(name)]) + name).digest()
 
 
 def revocation_hash(leaf: bytes, time_s: int, reason: int) -> bytes:
@@ -167,7 +161,9 @@ def hash_columns(
     salts = random(SALT_BYTES * count)
     # Locals and one expression a message: at two million hashes a second a name that is looked up
     # in the module, or a call that could be a concatenation, is what costs.
-    sha256, key_part = _sha256, _key_part(columns.dkim)
+    sha256, dkim = _sha256, columns.dkim
+    key = dkim.key if dkim else UNSIGNED
+    selector = _counted(dkim.selector.encode() if dkim else b"")
     name = columns.domain.encode("ascii")
     tail = bytes([len(name)]) + name
     head = _LEAF_PREFIX + _LEAF
@@ -181,13 +177,14 @@ def hash_columns(
                     links,
                     text,
                     size,
+                    key,
                     sha256(
                         join(
                             (
                                 _SEAL,
                                 exact,
                                 sha256(_RECIPIENT + salt + recipient).digest(),
-                                key_part,
+                                selector,
                                 length,
                                 message_id,
                             )

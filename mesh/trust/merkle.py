@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from struct import iter_unpack
 
 from mesh.core.errors import InvalidInput
 
@@ -36,7 +37,7 @@ def next_level(level: bytes) -> bytes:
     Doubling would give a tree and a longer one the same root (CVE-2012-2459).
     """
     sha256, one, end = _sha256, b"\x01", len(level) & ~63
-    parents = [sha256(one + level[at : at + 64]).digest() for at in range(0, end, 64)]
+    parents = [sha256(one + pair).digest() for (pair,) in iter_unpack("64s", level[:end])]
     if end < len(level):
         parents.append(level[end:])
     return b"".join(parents)
@@ -102,8 +103,7 @@ def check_leaves(leaf_hashes: bytes) -> None:
     if len(leaf_hashes) % HASH_BYTES:
         raise InvalidInput("leaf hashes have 32 bytes each", {"field": "leaves"})
     count = len(leaf_hashes) // HASH_BYTES
-    # Half of a hash suffices to find doubles; a set of memory slices costs a third of hashing.
-    seen = {leaf_hashes[at : at + HASH_BYTES] for at in range(0, len(leaf_hashes), HASH_BYTES)}
+    seen = {leaf for (leaf,) in iter_unpack("32s", leaf_hashes)}
     if len(seen) != count:
         raise InvalidInput(f"{count - len(seen)} leaves occur twice", {"field": "leaves"})
 
