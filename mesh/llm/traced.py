@@ -17,6 +17,7 @@ from mesh.llm.client import ModelClient
 from mesh.llm.engine import Wire
 
 S = TypeVar("S")
+S_contra = TypeVar("S_contra", contravariant=True)
 _SAMPLED = "01"
 _TAIL = 8_192
 """Bytes at the end of a relayed stream in which its usage is looked for."""
@@ -151,8 +152,8 @@ async def _followed(
         current.end()
 
 
-class _Notes(Protocol[S]):
-    def see(self, item: S) -> None: ...
+class _Notes(Protocol[S_contra]):
+    def see(self, item: S_contra) -> None: ...
 
     def answer(self) -> tuple[dict[str, Any], tuple[str, ...]]: ...
 
