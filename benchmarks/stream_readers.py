@@ -300,14 +300,19 @@ class Load:
         return [stream for reader in self.readers for stream in reader.streams]
 
     def behind(self, numbers: dict[str, int]) -> int:
-        """How many readers have not seen all numbers of their stream yet."""
+        """How many readers have not seen so many numbers of their stream yet."""
         return sum(stream.expected < numbers[stream.name] for stream in self.streams())
 
-    async def caught_up(self, numbers: dict[str, int], timeout_s: float) -> float:
-        """Seconds until every reader has seen its stream's first numbers; raises TimeoutError."""
+    async def storm(self, numbers: dict[str, int], timeout_s: float) -> float:
+        """Cut all connections at once; gives the seconds until every reader is back and has seen
+        a number that was written after the cut. Raises TimeoutError. ``numbers``: what the writers
+        have written so far of each stream; they go on."""
         started = time.perf_counter()
+        self.cut()
+        await asyncio.sleep(0.05)  # what was written until now may have been seen before the cut
+        target = {name: number + 1 for name, number in numbers.items()}
         async with asyncio.timeout(timeout_s):
-            while self.behind(numbers):  # noqa: ASYNC110
+            while self.behind(target):  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         return time.perf_counter() - started
 

@@ -69,7 +69,7 @@ class Outcome:
     events_per_s: float
     latencies_s: list[float]
     storms_s: list[float] = field(default_factory=list)
-    """From the cut until every reader had seen all that was written until then."""
+    """From the cut until every reader was back and had seen what was written meanwhile."""
     lost: int = 0
     doubled: int = 0
     unfinished: int = 0
@@ -206,9 +206,8 @@ async def run(
             events += load.tally.events - seen
             load.tally.timing = False
             if stretch < size.storms:
-                load.cut()
                 with contextlib.suppress(TimeoutError):
-                    outcome.storms_s.append(await load.caught_up(dict(writers.numbers), 30))
+                    outcome.storms_s.append(await load.storm(writers.numbers, 30))
                 await asyncio.sleep(0.5)
         await writers.finish()
         with contextlib.suppress(TimeoutError):

@@ -171,7 +171,7 @@ async def _follow(
 ) -> None:
     until = time.monotonic() + 120
     while time.monotonic() < until:
-        limit = rng.randint(1, 5) if one.cuts < CUTS else None
+        limit = rng.randint(1, 3) if one.cuts < CUTS else None
         with suppress(aiohttp.ClientError, RuntimeError, TimeoutError):
             read = _over_events if one.over == "events" else _over_socket
             if await read(session, instance, one, limit):
