@@ -24,6 +24,7 @@ from mesh.contracts.mesh import Advice, WorkerInfo
 from mesh.contracts.tasks import TaskKind
 from mesh.core.errors import Unavailable
 from mesh.core.settings import Settings
+from mesh.core.settings_llm import AGENTS_ROUTE
 from mesh.llm.client import ModelClient
 from mesh.llm.engine import LLMClient
 from mesh.storage.waits import WaitRepository
@@ -44,10 +45,9 @@ def worker_options(settings: Settings, name: str) -> WorkerOptions:
     )
 
 
-def run_options(settings: Settings) -> RunOptions:
-    return RunOptions(
-        agents=AgentOptions(max_tries=settings.agents.max_tries, default_model=settings.llm.model)
-    )
+def run_options(settings: Settings, model: str) -> RunOptions:
+    """``model``: of tasks that name none, a route or a model."""
+    return RunOptions(agents=AgentOptions(max_tries=settings.agents.max_tries, default_model=model))
 
 
 class CoordinatorLink:
@@ -135,7 +135,11 @@ class AgentWorker(ActorHost):
                 llm=llm,
                 runner=run_task,
                 clock=context.clock,
-                options=run_options(context.settings),
+                # An engine that was handed in knows no routes.
+                options=run_options(
+                    context.settings,
+                    context.settings.llm.model if self._llm else AGENTS_ROUTE,
+                ),
                 services=await open_services(context, models),
                 waits=waits,
                 graphs=graphs,

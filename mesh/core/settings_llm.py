@@ -30,6 +30,8 @@ from mesh.core.settings_vllm import VLLMSettings
 DEFAULT_ENGINE = "default"
 ROUTES = ("fast", "quality")
 """Exist without being named."""
+AGENTS_ROUTE = "quality"
+"""What agents ask unless their task names a model."""
 EMBED_ROUTE = "embed"
 """The embedding model, by what it is for."""
 
