@@ -99,10 +99,8 @@ class Sketch:
         block, place = divmod(position, self._packer.nvec)
         size = self._packer.block_size
         table = _faiss.rev_swig_ptr(self._store.codes.data(), self._store.codes.size())
-        part = table[block * size : (block + 1) * size]
-        self._packer.pack_1(
-            _faiss.swig_ptr(np.ascontiguousarray(code)), place, _faiss.swig_ptr(part)
-        )
+        part = table[block * size : (block + 1) * size].reshape(1, size)
+        self._packer.pack_1(np.ascontiguousarray(code), place, part)
 
 
 def _calibrate(
