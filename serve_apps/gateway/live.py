@@ -16,9 +16,6 @@ from mesh.core.logging import get_logger
 from mesh.core.metrics import STREAM_SOCKETS
 from mesh.streams.presence import Presence
 
-TICK_S = 0.5
-PRESENCE_EVERY_S = 2.0
-
 _log = get_logger("gateway.streams")
 
 
@@ -43,9 +40,12 @@ class Socket(Protocol):
 
 
 class LiveStreams:
-    """One per process; starts with its first socket."""
+    """One per process; starts with its first socket. ``tick_s``: between two looks at all
+    deadlines; ``presence_every_s``: between two counts of rooms that nobody came to or left."""
 
-    def __init__(self) -> None:
+    def __init__(self, tick_s: float = 0.5, presence_every_s: float = 2.0) -> None:
+        self._tick_s = tick_s
+        self._presence_every_s = presence_every_s
         self._sockets: set[Socket] = set()
         self._streams: set[Callable[[], None]] = set()
         self._rooms: dict[str, dict[Socket, int]] = {}
@@ -135,14 +135,14 @@ class LiveStreams:
         loop = asyncio.get_running_loop()
         counted = 0.0
         while True:
-            await asyncio.sleep(TICK_S)
+            await asyncio.sleep(self._tick_s)
             now = loop.time()
             for socket in list(self._sockets):
                 try:
                     socket.tick(now)
                 except Exception:  # one socket's trouble is not the others'
                     _log.exception("socket tick failed")
-            if now - counted >= PRESENCE_EVERY_S or self._fresh or self._changed:
+            if now - counted >= self._presence_every_s or self._fresh or self._changed:
                 counted = now
                 await self._count()
 
@@ -154,7 +154,7 @@ class LiveStreams:
         self._changed = False
         ours = {stream: sum(members.values()) for stream, members in self._rooms.items()}
         try:
-            async with asyncio.timeout(PRESENCE_EVERY_S):
+            async with asyncio.timeout(self._presence_every_s):
                 totals = await self._presence.tell(ours)
         except (MailyError, TimeoutError) as error:
             _log.info("presence.away", error=type(error).__name__)

@@ -30,12 +30,14 @@ from serve_apps.gateway.app import create_app
 from serve_apps.gateway.live import LiveStreams
 
 
-@pytest_asyncio.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def house(database: Database, valkey_url: str) -> AsyncIterator[House]:
     redis = connect(valkey_url)
     log = ValkeyStreamLog(redis, StreamOptions(coalesce_s=0.001))
     built = await build_house(database, valkey_url, streams=log)
     built.gateway.presence = ValkeyPresence(redis)
+    built.gateway.live = quick_live()
+    built.app = create_app(built.gateway)
     yield built
     await built.gateway.live.aclose()
     await log.aclose()
@@ -43,15 +45,19 @@ async def house(database: Database, valkey_url: str) -> AsyncIterator[House]:
     await built.redis.aclose()
 
 
+def quick_live() -> LiveStreams:
+    return LiveStreams(tick_s=0.05, presence_every_s=0.3)
+
+
 def changed(house: House, **streams: Any) -> House:
     """Another replica of the same gateway, with other settings of its streams."""
     settings = house.gateway.settings
     new = settings.model_copy(update={"streams": settings.streams.model_copy(update=streams)})
-    gateway = replace(house.gateway, settings=new, live=LiveStreams())
+    gateway = replace(house.gateway, settings=new, live=quick_live())
     return replace(house, gateway=gateway, app=create_app(gateway))
 
 
-@pytest_asyncio.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def address(house: House) -> AsyncIterator[str]:
     async with serving(house.app) as one:
         yield one
@@ -198,19 +204,19 @@ async def test_presence_counts_all_members_of_a_room_over_all_replicas(
 
 
 async def test_a_resume_token_goes_on_where_the_last_socket_was_at_any_replica(
-    house: House, address: str
+    house: House,
 ) -> None:
     row = await new_task(house)
-    other = changed(house)
+    first, other = changed(house), changed(house)
     writer = house.streams.writer(str(row.id), 1, workspace=row.workspace_id)
     seen: list[Any] = []
-    async with talk(address, house.key) as one:
+    async with serving(first.app) as address, talk(address, house.key) as one:
         await one.say(type="subscribe", id="a", topic=f"task:{row.id}")
         for n in range(5):
             await writer.token("body", f"{n} ")
             await writer.token(f"other{n}", "x")  # each step's first token goes at once
         seen += await one.events("a", 6)
-        await house.gateway.live.drain(spread_s=0)
+        await first.gateway.live.drain(spread_s=0)
         goodbye = await one.until("server.draining")
         assert await one.closed() == 1012
         for message in one.heard:  # what came between the sixth event and the goodbye
@@ -225,12 +231,14 @@ async def test_a_resume_token_goes_on_where_the_last_socket_was_at_any_replica(
     whole = [e async for e in house.streams.read(str(row.id)) if e is not None]
     assert [e["cursor"] for e in seen] == [str(e.cursor) for e in whole]
     # A replica that goes away lets nobody in any more.
-    with pytest.raises(websockets.InvalidStatus) as refused:
-        async with talk(address, house.key):
-            pass
+    async with serving(first.app) as address:
+        with pytest.raises(websockets.InvalidStatus) as refused:
+            async with talk(address, house.key):
+                pass
     assert refused.value.response.status_code == 503
     assert refused.value.response.headers["retry-after"] == "1"
-    await other.gateway.live.aclose()
+    for each in (first, other):
+        await each.gateway.live.aclose()
 
 
 async def play_end(writer: Any) -> None:
@@ -285,7 +293,7 @@ async def test_a_browser_says_who_it_is_in_its_first_message(house: House) -> No
         async with talk(address, None) as one:
             await one.say(type="auth", token=house.key)
             await one.until("authenticated")
-            await asyncio.sleep(0.8)
+            await asyncio.sleep(0.4)
             await one.say(type="ping", id="7")
             assert (await one.until("pong"))["id"] == "7"
     await quick.gateway.live.aclose()
