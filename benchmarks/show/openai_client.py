@@ -72,9 +72,9 @@ async def completion(client: AsyncOpenAI, model: str) -> str:
 
 
 async def embeddings(client: AsyncOpenAI, model: str) -> str:
-    names = [entry.id for entry in (await client.models.list()).data if entry.id != model]
+    assert "embed" in {entry.id for entry in (await client.models.list()).data}
     answer = await client.embeddings.create(
-        model=names[0], input=["spring sale", "a sale in spring", "tax law"]
+        model="embed", input=["spring sale", "a sale in spring", "tax law"]
     )
     first, second, third = (entry.embedding for entry in answer.data)
     near = sum(a * b for a, b in zip(first, second, strict=True))

@@ -67,7 +67,11 @@ def _field(loc: tuple[Any, ...], data: Any, kind: str) -> str:
             else isinstance(data, list) and isinstance(part, int) and part < len(data)
         )
         if inside and not last and not isinstance(data[part], dict | list):
-            continue  # a union's arm that is named like a field: nothing lies within a scalar
+            # Nothing lies within a scalar. Either an arm of a union of objects is named like the
+            # field, and fields follow, or arms for the field's own types do.
+            if any(isinstance(later, str) and later in data for later in loc[index + 1 :]):
+                continue
+            return ".".join([*kept, str(part)[:100]])
         if inside:
             data = data[part]
         elif not (last and kind == "missing"):

@@ -12,6 +12,7 @@ from pydantic.json_schema import models_json_schema
 
 from mesh.contracts.approvals import ApprovalRequest
 from mesh.contracts.budgets import BudgetRequest
+from mesh.contracts.engines import FaultsRequest
 from mesh.contracts.llm import ChatRequest, CompletionRequest, EmbeddingRequest
 from mesh.contracts.memory import (
     ConsolidateRequest,
@@ -27,6 +28,7 @@ from serve_apps.gateway.policy import RULES
 from serve_apps.gateway.schemas import KeyRequest, TokenForm
 
 BODIES: tuple[type[BaseModel], ...] = (
+    FaultsRequest,
     ApprovalRequest,
     BudgetRequest,
     ChatRequest,

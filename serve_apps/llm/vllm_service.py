@@ -22,7 +22,7 @@ from serve_apps.llm.measures import Measures
 from serve_apps.llm.vllm_engine import VLLMEngine
 
 
-class VLLMService(LLMService, LLMServer):
+class VLLMService(LLMService, LLMServer):  # type: ignore[misc, unused-ignore]  # no types there
     """``LLMService``'s methods over an engine that ``LLMServer`` starts and watches."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it

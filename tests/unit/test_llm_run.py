@@ -126,7 +126,7 @@ async def test_pacing_loses_nothing_and_shares_bursts() -> None:
 
 
 def test_frames() -> None:
-    assert sse_frames([b"1", b"2"]) == b"data: 1\n\ndata: 2\n\n"
+    assert sse_frames([b'{"a":1}', b"{}"]) == b'data: {"a":1}\n\ndata: {}\n\n'
 
 
 def test_llama_leaves_our_signal_handlers_alone() -> None:

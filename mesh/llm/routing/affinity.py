@@ -50,9 +50,11 @@ class PrefixAffinity:
                 self._by_cache += 1
                 return name
         self._by_load += 1
-        if len(names) == 1:
-            return names[0]
-        one, other = self._rng.sample(names, 2)
+        # Two at random, as loads are a little old; but never one that is far ahead already.
+        fair = [name for name in names if loads[name] <= least + self._imbalance]
+        if len(fair) == 1:
+            return fair[0]
+        one, other = self._rng.sample(fair, 2)
         return one if loads[one] <= loads[other] else other
 
     def routed(self, keys: Sequence[bytes], name: str) -> None:
