@@ -236,9 +236,14 @@ class Butcher:
 
 
 async def run(
-    instance: Instance, full: bool, *, seed: int = 1, kills: int | None = None
+    instance: Instance,
+    full: bool,
+    *,
+    seed: int = 1,
+    kills: int | None = None,
+    victims: tuple[str, ...] = VICTIMS,
 ) -> list[Claim]:
-    """``kills``: None: as many as the size asks for."""
+    """``kills``: None: as many as the size asks for. ``victims``: kinds that are killed."""
     wanted = kills or (FULL_KILLS if full else QUICK_KILLS)
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector) as session:
@@ -251,7 +256,7 @@ async def run(
         butcher = Butcher(instance, watch)
         try:
             await _settled(watch)
-            kinds = tuple(k for k in VICTIMS if memory or k != "memory host")
+            kinds = tuple(k for k in victims if memory or k != "memory host")
             limit_s = FULL_S if full or kills else QUICK_S
             await butcher.run(schedule(seed, wanted, kinds), limit_s)
             load.stop(patience_s=180.0)
@@ -351,8 +356,9 @@ def _failures_claim(watch: list[Prober], done: list[Kill]) -> Claim:
     """For the record: what a client that tries once saw."""
     figures = []
     for prober in watch:
-        failed = sum(1 for probe in prober.probes if probe.problem is not None)
-        figures.append(f"{prober.name} {failed} of {len(prober.probes)}")
+        failed = [probe for probe in prober.probes if probe.problem is not None]
+        words = f" ({failed[0].problem})" if failed else ""
+        figures.append(f"{prober.name} {len(failed)} of {len(prober.probes)}{words}")
     return Claim(
         "probes that try once and failed meanwhile",
         ", ".join(figures) + f"; {len(done)} kills",
@@ -366,8 +372,18 @@ def main() -> int:
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--kills", type=int)
+    parser.add_argument("--kind", action="append", choices=VICTIMS, help="only these; repeatable")
     options = parser.parse_args()
-    claims = uvloop.run(run(find_instance(), options.full, seed=options.seed, kills=options.kills))
+    victims = tuple(options.kind or VICTIMS)
+    claims = uvloop.run(
+        run(
+            find_instance(),
+            options.full,
+            seed=options.seed,
+            kills=options.kills,
+            victims=victims,
+        )
+    )
     return show("Kills under load", claims)
 
 
