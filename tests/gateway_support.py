@@ -21,11 +21,14 @@ from actors.dispatch import Dispatcher
 from mesh.agents.catalogue import AGENTS
 from mesh.agents.tools.box import ToolBox
 from mesh.agents.tools.own import OWN
+from mesh.contracts.engines import BreakerView, EngineView
 from mesh.core import metrics
 from mesh.core.clock import SystemClock
+from mesh.core.errors import NotFound
 from mesh.core.settings import Settings
+from mesh.llm.budgets.valkey import ValkeyCounters
 from mesh.llm.engine import Wire
-from mesh.llm.fake import FakeEngine
+from mesh.llm.fake import FakeEngine, FaultPlan
 from mesh.security.keys import KeyService
 from mesh.security.scopes import ALL_SCOPES
 from mesh.security.tokens import TokenService
@@ -37,6 +40,7 @@ from mesh.streams.connect import connect
 from mesh.streams.log import StreamLog
 from mesh.streams.memory import MemoryStreamLog
 from serve_apps.gateway.app import create_app
+from serve_apps.gateway.budget_admin import Budgets
 from serve_apps.gateway.deps import Gateway, ModelCard
 from serve_apps.gateway.edge import Edge
 from serve_apps.gateway.key_admin import LinkedTokens, WorkspaceKeys
@@ -80,6 +84,38 @@ class EngineModels:
 
     async def embed(self, texts: Sequence[str], *, timeout_s: float) -> list[list[float]]:
         return await self.engine.embed(texts, timeout_s=timeout_s)
+
+
+class OneEngine:
+    """The fake engine as operators see it."""
+
+    def __init__(self, engine: FakeEngine) -> None:
+        self.engine = engine
+
+    async def views(self) -> list[EngineView]:
+        return [
+            EngineView(
+                name="default",
+                kind="fake",
+                model="fake",
+                routes=["fast"],
+                context_tokens=self.engine.info.context_tokens,
+                replicas=1,
+                breaker=BreakerView(
+                    state="closed", in_a_row=0, failures=0, opened=0, retry_after_s=0
+                ),
+                calls={"ok": 1, "failed": 0, "cancelled": 0},
+                hedges=0,
+                retries=0,
+                figures=[self.engine.statistics()],
+            )
+        ]
+
+    async def set_faults(self, name: str, faults: dict[str, Any]) -> int:
+        if name != "default":
+            raise NotFound("There is no such engine")
+        self.engine.faults = FaultPlan.of(faults)
+        return 1
 
 
 @dataclass(frozen=True)
@@ -161,12 +197,14 @@ async def build_house(
         tokens=LinkedTokens(tokens, keys),
         streams=streams or MemoryStreamLog(),
         models=models,
+        engines=OneEngine(FakeEngine()),
         dispatch=Dispatcher(redis),
         limiter=CountingLimiter(),
         render_metrics=metrics.render,
         agents=AGENTS,
         tools=ToolBox.of(OWN),
         waits=WaitRepository(database),
+        budgets=Budgets(database, ValkeyCounters(redis)),
         version="test",
     )
     one = await keys.create("one", "test", ALL_SCOPES)
