@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import subprocess
 import sys
@@ -17,6 +18,8 @@ CHECKS = (
     "content_type_conformance",
     "response_schema_conformance",
 )
+HOOKS = "benchmarks.show.fuzz_hooks"
+ROOT = str(Path(__file__).resolve().parents[2])
 SCHEMATHESIS = Path(sys.executable).parent / "schemathesis"
 
 
@@ -40,6 +43,7 @@ async def run(instance: Instance, *, examples: int, timeout_s: float) -> list[Cl
         "--exclude-path-regex",
         "/events$",  # an open stream has no end to wait for; the resume demonstration reads it
         "--no-color",
+        env={**os.environ, "SCHEMATHESIS_HOOKS": HOOKS, "PYTHONPATH": ROOT},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, date, datetime, timedelta
 from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -35,11 +36,22 @@ MAX_ID = 200
 _log = get_logger("gateway.budgets")
 
 
+def _only_days(value: object) -> object:
+    """Pydantic takes numbers as seconds since 1970, which the document does not promise."""
+    if isinstance(value, str) and not _DAY.fullmatch(value):
+        raise ValueError("must look like 2026-01-31")
+    return value
+
+
+_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+Day = Annotated[date, BeforeValidator(_only_days)]
+
+
 class UsageQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    since: date | None = Field(default=None, description="First day (UTC); default: 30 days ago")
-    until: date | None = Field(default=None, description="Last day (UTC); default: today")
+    since: Day | None = Field(default=None, description="First day (UTC); default: 30 days ago")
+    until: Day | None = Field(default=None, description="Last day (UTC); default: today")
     key_id: str | None = Field(default=None, pattern="^[A-Za-z0-9:_-]{1,64}$")
     model: str | None = Field(default=None, min_length=1, max_length=200, pattern=r"^[^\x00]+$")
 
