@@ -152,7 +152,9 @@ class Keeper:
         if kept is None or len(kept.partition) < 64:  # reading so few rows is as quick
             return False
         changed = kept.partition.position > kept.snapshot_at
-        return changed and (leaving or kept.written >= self.options.snapshot_changes)
+        # Of a large namespace only when a good part of it has changed: it is written whole.
+        enough = max(self.options.snapshot_changes, len(kept.partition) // 10)
+        return changed and (leaving or kept.written >= enough)
 
     async def snapshot(self, lease: Lease, namespace: UUID) -> None:
         """Write one and make it the valid one. Raises Fenced; its file is then removed."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -103,10 +103,11 @@ class Postings:
             array[count] = position
             self._found[label] = (array, count + 1)
 
-    def discard(self, labels: Iterable[Hashable], position: int) -> None:
-        for label in labels:
+    def discard(self, labels: Mapping[Hashable, Sequence[int]]) -> None:
+        """Positions that do not have their label any more, by label."""
+        for label, positions in labels.items():
             kept = self.get(label)
-            kept = kept[kept != position]
+            kept = kept[~np.isin(kept, positions)]
             if len(kept):
                 self._found[label] = (kept, len(kept))
             else:

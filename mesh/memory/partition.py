@@ -7,6 +7,7 @@ milliseconds, and may be called by many threads at once.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from uuid import UUID
@@ -156,12 +157,14 @@ class Partition:
         """Gone from every part of it; gives how many were there."""
         with self._lock.writing():
             positions = [self._at.pop(i) for i in ids if i in self._at]
+            labelled: dict[Hashable, list[int]] = defaultdict(list)
             for position in positions:
-                payload = open_payload(self._vault, self._record(position))
-                self._labels.discard(_labels(payload), position)
+                for label in _labels(open_payload(self._vault, self._record(position))):
+                    labelled[label].append(position)
                 self._unset(position)
                 self._links.pop(position, None)
                 self.columns.wipe(position)
+            self._labels.discard(labelled)
             self.index.remove(positions)
             return len(positions)
 
