@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import pairwise
 from typing import Any
 
 import cbor2
@@ -186,7 +187,7 @@ def _read_leaf(value: Any) -> tuple[Leaf, tuple[str, ...]]:
     if not all(isinstance(item, str) and "\n" not in item for item in origins):
         raise members.wrong("links", "are not all texts of one line")
     encoded = [item.encode() for item in origins]
-    if any(not a < b for a, b in zip(encoded, encoded[1:], strict=False)):
+    if any(not a < b for a, b in pairwise(encoded)):
         raise members.wrong("links", "are not sorted, each once")
     domain = members.text("domain", 255)
     if not domain.isascii():

@@ -168,7 +168,7 @@ def read(note: str) -> Note:
     checkpoint = Checkpoint(origin, int(size), _decode(root))
     if len(checkpoint.root) != 32:
         raise _wrong("its root has not 32 bytes")
-    signatures = []
+    signatures: list[Signature] = []
     for line in tail.removesuffix("\n").split("\n"):
         match = _SIGNATURE.fullmatch(line)
         if match is None or len(signatures) == MAX_SIGNATURES:
