@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 
 from mesh.core.errors import InvalidInput
 from mesh.trust import checkpoint
@@ -95,22 +96,61 @@ def match_compact(
     compact: Compact, message: Canonical, people: list[str], policy: TrustPolicy
 ) -> tuple[Match, Note, list[VerifierKey]]:
     """The leaf is rebuilt from the message; the first of a few readings that is signed counts."""
-    size, reached = compact.text_bytes, 5
+    leaves = _rebuilt(compact, message)
+    for leaf, window in leaves:
+        root = _root(leaf, compact.proof)
+        for key in policy.keys:
+            point = Checkpoint.of(key.name, compact.proof.size, root)
+            note = Note(point, (checkpoint.Signature(key.name, compact.signature),))
+            if note.signers([key]):
+                return _matched(compact, message, people, leaf, window), note, [key]
+    if not leaves:
+        _root(bytes(32), compact.proof)
+        verdict = Verdict(Level.DIFFERENT, "included", differs=("text",))
+        raise Failed(4, "the text is not the certified one", verdict)
+    reason = (
+        "no trusted key has signed a tree with this message: it is another message or sender, "
+        "or the certificate is not genuine (the full form tells which)"
+    )
+    differs = ("text, links, sender or certificate",)
+    raise Failed(7, reason, Verdict(Level.DIFFERENT, "included", differs=differs))
+
+
+def _rebuilt(compact: Compact, message: Canonical) -> list[tuple[bytes, Window | None]]:
+    """Leaf hashes of the ways to read the message."""
+    size = compact.text_bytes
     readings: list[tuple[bytes, bytes, Window | None]] = []
     if size == len(message.text.data):
         readings.append((message.text_digest, message.links_digest, None))
     for begin in begins(message, size):
-        readings += [
-            (found.text_digest, found.links_digest, found)
-            for found in window_at(message, begin, size)
-        ][:def _opened(compact: Compact, message: Canonical, people: list[str]) -> str | None:
-    """The recipient with whom the seal opens: then nothing was altered."""
-    for person in people or [""]:
-        committed = recipient_commitment(compact.salt, person)
-        for selector in message.selectors or ("",):
-            for named in {selector, ""}:
-                if seal(message.exact, committed, named, message.message_id) == compact.seal:
-                    return person
-    return None
+        windows = islice(window_at(message, begin, size), MAX_READINGS)
+        readings += [(found.text_digest, found.links_digest, found) for found in windows]
+    salt, key, sealed = compact.salt, compact.key, compact.seal
+    return [
+        (leaf_hash(salt, links, text, size, key, sealed, message.domain), window)
+        for text, links, window in readings
+    ]
 
 
+def _matched(
+    compact: Compact, message: Canonical, people: list[str], leaf: bytes, window: Window | None
+) -> Match:
+    facts: dict[str, Same] = {"sender": "same"}
+    if window is None and _opens(compact, message, people):
+        facts |= {"message_id": "same", "recipient": "same" if people else "unknown"}
+        return Match(Level.EXACT, leaf, None, facts, (), message.domain)
+    level = Level.EXTENDED if window else Level.TEXT
+    if compact.text_bytes == 0:
+        level = Level.DIFFERENT  # an empty text says nothing: only the whole message does
+    differs = ("headers or body, or the recipient",)
+    return Match(level, leaf, window, facts, differs, message.domain)
+
+
+def _opens(compact: Compact, message: Canonical, people: list[str]) -> bool:
+    """Whether the seal is this message's: then nothing was altered."""
+    return any(
+        seal(message.exact, recipient_commitment(compact.salt, one), named, message.message_id)
+        == compact.seal
+        for one in people or [""]
+        for named in {*message.selectors, ""}
+    )
