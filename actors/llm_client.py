@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from actors.context import ProcessContext
 from actors.llm_backend import ServeEmbedder, ServeEngine
 from actors.model_layers import with_layers
 from actors.names import engine_app, engine_deployment
+from actors.near_engine import NearEngine, near_engine
 from mesh.agents.ledger import collecting, note_call
 from mesh.core.settings import EngineSettings, LLMSettings
 from mesh.llm.client import ModelClient
@@ -46,8 +48,13 @@ def open_router(context: ProcessContext) -> RoutedClient:
         clock=context.clock,
         is_failure=speaks_against,
     )
+    table = routes(llm)
+    backends = {target.backend for chain in table.values() for target in chain}
+    for backend in backends:
+        if isinstance(backend, NearEngine):
+            context.closing.push_async_callback(backend.aclose)
     router = RoutedClient(
-        routes(llm),
+        table,
         default=llm.model,
         embed=ServeEmbedder(),
         options=options,
@@ -64,7 +71,7 @@ def open_router(context: ProcessContext) -> RoutedClient:
 def routes(llm: LLMSettings) -> Mapping[str, tuple[Target, ...]]:
     """Every name for ``model`` → its engines."""
     engines = llm.engine_table()
-    targets = {name: target_of(name, engine) for name, engine in engines.items()}
+    targets = {name: target_of(name, engine, llm.sockets) for name, engine in engines.items()}
 
     def named(route: str, name: str) -> Target:
         # An adapter is another model of the same engine, behind the same breaker.
@@ -77,11 +84,12 @@ def routes(llm: LLMSettings) -> Mapping[str, tuple[Target, ...]]:
     }
 
 
-def target_of(name: str, engine: EngineSettings) -> Target:
-    """An engine of the settings as the router sees it."""
+def target_of(name: str, engine: EngineSettings, sockets: Path | None = None) -> Target:
+    """An engine of the settings as the router sees it: by the short way where there is one."""
+    served = serve_engine(name, engine)
     return Target(
         name=name,
-        backend=serve_engine(name, engine),
+        backend=served if sockets is None else near_engine(name, engine, served, sockets),
         model=engine.model,
         context_tokens=engine.context_tokens,
         replicas=engine.replicas,

@@ -109,6 +109,10 @@ class Layout:
         return self.runtime / "h"
 
     @property
+    def engine_sockets(self) -> Path:
+        return self.runtime / "e"
+
+    @property
     def ray_temp(self) -> Path:
         return self.runtime / "ray"
 
@@ -187,6 +191,8 @@ def resolve(settings: Settings) -> Settings:
         if settings.redis.url is None:
             url = SecretStr(f"unix://{layout.valkey_socket}")
             update["redis"] = settings.redis.model_copy(update={"url": url})
+        if settings.llm.sockets is None:
+            update["llm"] = settings.llm.model_copy(update={"sockets": layout.engine_sockets})
         if settings.ray.address is None:
             address = f"127.0.0.1:{settings.ray.port}"
             update["ray"] = settings.ray.model_copy(update={"address": address})

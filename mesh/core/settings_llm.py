@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
@@ -99,6 +100,10 @@ class LLMSettings(_Engine):
     routes: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """Names for ``model`` → engines, tried in this order."""
 
+    sockets: Path | None = None
+    """Directory of the engines' own sockets, for callers on the same host: the short way, past
+    Ray Serve. It must be yours alone (mode 0700). Unset in the embedded profile: ours; unset
+    elsewhere: every call takes Serve's way."""
     connect_timeout_s: float = Field(default=10.0, gt=0)
     """Until an engine has taken the request (it may queue there). A replica that restarts is
     waited for that long; with another engine in the route make it shorter."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -58,7 +59,8 @@ def create_app(gateway: Gateway, authenticator: Authenticator | None = None) -> 
             document.append(build_document(app))
         return document[0]
 
-    app.include_router(openai_router(gateway))
+    openai = openai_router(gateway)
+    app.include_router(openai)
     app.include_router(mesh_router(gateway))
     app.include_router(approvals_router(gateway))
     app.include_router(tools_router(gateway))
@@ -86,6 +88,11 @@ def create_app(gateway: Gateway, authenticator: Authenticator | None = None) -> 
             logins=gateway.logins,
         ),
         held={"/v1/models": held_models(gateway)},
+        short={
+            route.path: route.endpoint
+            for route in openai.routes
+            if isinstance(route, APIRoute) and route.methods == {"POST"}
+        },
     )
 
 

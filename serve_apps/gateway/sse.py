@@ -30,19 +30,37 @@ async def left(receive: Receive) -> None:
 async def until_left(receive: Receive, work: Awaitable[T], timeout_s: float) -> T:
     """Await ``work``; cancel it when the client leaves (Cancelled) or time is up
     (DeadlineExceeded), so that what it holds is freed at once."""
-    task = asyncio.ensure_future(work)
+    caller = asyncio.current_task()
+    assert caller is not None
+    before = caller.cancelling()
+    gone = ended = False
+
+    def leave(watch: asyncio.Task[None]) -> None:
+        nonlocal gone
+        if not ended and not watch.cancelled() and watch.exception() is None:
+            gone = True
+            caller.cancel()
+
+    # One task and not two: the work runs in the caller's own.
     watch = asyncio.create_task(left(receive))
+    watch.add_done_callback(leave)
+    timer = asyncio.timeout(timeout_s)
     try:
-        await asyncio.wait({task, watch}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        if watch.done():
-            raise Cancelled("The client left")
-        raise DeadlineExceeded(details={"timeout_s": round(timeout_s, 3)})
+        async with timer:
+            return await work
+    except asyncio.CancelledError:
+        if gone and caller.cancelling() == before + 1:
+            raise Cancelled("The client left") from None
+        raise  # somebody else's cancel is to be obeyed
+    except TimeoutError:
+        if not timer.expired():
+            raise
+        raise DeadlineExceeded(details={"timeout_s": round(timeout_s, 3)}) from None
     finally:
+        ended = True
         watch.cancel()
-        task.cancel()
-        await asyncio.gather(task, watch, return_exceptions=True)
+        if gone:
+            caller.uncancel()
 
 
 class EventStream(Response):

@@ -40,6 +40,7 @@ from serve_apps import loopback
 from serve_apps.llm.engines import build_embedder, build_engine
 from serve_apps.llm.measures import Measures
 from serve_apps.llm.place import ModelPlaces
+from serve_apps.llm.socket import EngineSocket
 
 loopback.apply()  # replicas import this module before Serve opens their server
 
@@ -63,6 +64,7 @@ class LLMService:
         self._engine: Engine = build_engine(_with_secrets(name, engine), Path(store))
         self._measures = Measures(engine.model, self._engine)
         self._places = ModelPlaces(self._engine.info.models)
+        self._socket = EngineSocket(name, self)
 
     async def frames(
         self,
@@ -143,8 +145,10 @@ class LLMService:
             await self._engine.check()
         self._measures.refresh()
         self._places.keep()
+        await self._socket.keep()
 
     async def __del__(self) -> None:
+        await self._socket.aclose()
         await self._engine.aclose()
 
 
