@@ -58,6 +58,8 @@ class Tally:
     """Whether delays are noted: not while readers catch up after a cut."""
     connects: int = 0
     refused: int = 0
+    told: int = 0
+    """Connections whose server said that it goes away, before it did."""
 
     def event(self, stream: Stream, event: dict) -> None:  # type: ignore[type-arg]
         self.events += 1
@@ -195,6 +197,7 @@ class SseReader(Reader):
         stream, tally = self.streams[0], self.load.tally
         for frame in frames:
             if not frame.startswith(b"id: "):
+                tally.told += frame.startswith(b": this replica goes away")
                 continue
             id, _, body = frame.split(b"\n", 2)
             stream.cursor = id[4:].decode()
@@ -260,6 +263,8 @@ class SocketReader(Reader):
                 self.load.tally.event(stream, event)
         elif kind == "ended":
             self.streams[int(message["id"])].ended = True
+        elif kind == "server.draining":
+            self.load.tally.told += 1
         elif kind == "ping":
             self.say({"type": "pong"})
 

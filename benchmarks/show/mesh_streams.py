@@ -10,6 +10,8 @@ reader then says what the stream holds, and the task's result what the text is. 
 ``MAILY_LLM__REPLICAS=2`` (a warm peer takes over); the figure is about the protocol, so the fake
 engine will do, slowed so that streams are alive when the engine dies:
 ``MAILY_LLM__ENGINE=fake MAILY_LLM__FAULTS='{"token_delay_s": 0.03}'``.
+
+*Hand-over*: a gateway replica goes away under its readers (``benchmarks.show.drain``).
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ import aiohttp
 
 from benchmarks.instance import Instance
 from benchmarks.report import percentile
+from benchmarks.show import drain
 from benchmarks.show.kills import find_processes
 from benchmarks.show.mesh_client import get_task, read_events
 from benchmarks.show.table import Claim
@@ -42,10 +45,9 @@ PROMPT = "Write a long letter to our customers about running shoes for the sprin
 
 
 async def run(instance: Instance, full: bool = False) -> list[Claim]:
-    return [
-        *await _readers(instance, full),
-        *await _one_cursor(instance, FULL_KILLS if full else 4),
-    ]
+    claims = await _readers(instance, full)
+    claims += await _one_cursor(instance, FULL_KILLS if full else 4)
+    return claims + await drain.run(instance)
 
 
 async def _readers(instance: Instance, full: bool) -> list[Claim]:
