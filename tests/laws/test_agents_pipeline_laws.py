@@ -14,8 +14,8 @@ import pytest
 from agents_support import GOOD, Recorder, ScriptedModel, piece_of, shown, write
 
 from mesh.agents import AGENTS, MemoryJournal, StepOutput
-from mesh.contracts.tasks import TaskKind
 from mesh.contracts.events import Event, EventType
+from mesh.contracts.tasks import TaskKind
 
 STEPS = [agent.step for agent in AGENTS if agent.kind is TaskKind.WRITE_EMAIL]
 
