@@ -1,0 +1,1 @@
+"""The stand-alone verifier: one file to be copied anywhere; it imports nothing of ours."""
