@@ -23,6 +23,7 @@ from mesh.trust.canonical import Canonical, canonicalise
 from mesh.trust.canonical.headers import normal_address
 from mesh.trust.certificate import Certificate, Compact, Revocation, read_certificate
 from mesh.trust.checkpoint import Note, VerifierKey
+from mesh.trust.checkpoint import read as read_note
 from mesh.trust.levels import Level
 from mesh.trust.match import included, match_compact, match_full
 from mesh.trust.receipt import Receipt
@@ -131,8 +132,9 @@ def _anchored(verdict: Verdict, note: Note, policy: TrustPolicy, receipt: Receip
     seen: list[Seen] = []
     reason = "the receipt has no anchor"
     try:
-        if receipt.root != note.checkpoint.root:
-            raise InvalidInput("the receipt is another batch's")
+        theirs = read_note(receipt.note)
+        if theirs.checkpoint != note.checkpoint or not theirs.signers(policy.keys):
+            raise InvalidInput("the receipt is another batch's, or not signed by a trusted key")
         for anchor in receipt.anchors:
             where = (anchor.chain_id, anchor.contract or b"")
             if anchor.method == "event" and policy.contracts and where not in policy.contracts:

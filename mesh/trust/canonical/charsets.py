@@ -33,7 +33,7 @@ _TABLE = {
 
 def decode_text(data: bytes, label: str) -> str:
     """The label's charset if it fits, else UTF-8, else windows-1252, which takes anything."""
-    for codec in (_TABLE.get(label.strip().lower(), "utf-8"), "utf-8"):
+    for codec in (_TABLE.get(label.strip(" \t").lower(), "utf-8"), "utf-8"):
         try:
             return data.decode(codec)
         except UnicodeError:

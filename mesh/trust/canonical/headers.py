@@ -113,7 +113,7 @@ def address_of(value: bytes) -> str:
 
 def normal_address(address: str) -> str:
     """ASCII letters in lower case, no spaces around: what a recipient's commitment is made of."""
-    return _ascii_lower(address.strip())
+    return _ascii_lower(address.strip(" \t\r\n"))
 
 
 def _ascii_lower(text: str) -> str:

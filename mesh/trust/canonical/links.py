@@ -13,8 +13,8 @@ from urllib.parse import unquote
 
 MAX_UNWRAPS = 5
 
-_HTTP = re.compile(r"https?://", re.IGNORECASE)
-_SPLIT = re.compile(r"https?://([^/?#\\]*)(/[^?#]*)?(?:\?([^#]*))?", re.IGNORECASE)
+_HTTP = re.compile(r"https?://", re.IGNORECASE | re.ASCII)
+_SPLIT = re.compile(r"https?://([^/?#\\]*)(/[^?#]*)?(?:\?([^#]*))?", re.IGNORECASE | re.ASCII)
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*):")
 _HOST = re.compile(r"\[[^\]]*\]|(?:[A-Za-z0-9._-]|[^\x00-\x7f])*")
 _PORT = re.compile(r":([0-9]+)")

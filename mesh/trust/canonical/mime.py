@@ -18,10 +18,10 @@ CERTIFICATE_TYPES = (
     "application/vnd.maily.certificate+cbor",
 )
 
-_TYPE = re.compile(r"\s*([A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+)\s*(?:;|$)")
+_TYPE = re.compile(r"\s*([A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+)\s*(?:;|$)", re.ASCII)
 _PARAMETER = r'(?:^|;)\s*%s\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;"]+))'
-_BOUNDARY = re.compile(_PARAMETER % "boundary", re.IGNORECASE)
-_CHARSET = re.compile(_PARAMETER % "charset", re.IGNORECASE)
+_BOUNDARY = re.compile(_PARAMETER % "boundary", re.IGNORECASE | re.ASCII)
+_CHARSET = re.compile(_PARAMETER % "charset", re.IGNORECASE | re.ASCII)
 _ESCAPE = re.compile(r"\\(.)")
 _NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/]+")
 _QP_TRAIL = re.compile(rb"[ \t]+(?=\n|\Z)")

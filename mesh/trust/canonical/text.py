@@ -12,7 +12,10 @@ from mesh.trust.canonical.links import origin, trim, unwrap
 from mesh.trust.canonical.mime import Shown
 from mesh.trust.canonical.tokens import Token, tokens
 
-_URL = re.compile(r"https?://[^\s<>\"\x00-\x20]+", re.IGNORECASE)
+_URL = re.compile(
+    r"https?://[^<>\"\x00-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+",
+    re.IGNORECASE | re.ASCII,
+)
 _URL_END = re.compile(r"[.,;:!?)\]}'*]+\Z")
 # White space, controls and characters that are there to be invisible. Marks that turn the
 # direction of reading stay: they change what is seen.

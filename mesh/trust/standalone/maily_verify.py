@@ -78,11 +78,11 @@ def mime_type(fields: list[tuple[str, bytes]]) -> tuple[str, str, str]:
     """(type, boundary, charset)."""
     value = (values(fields, "content-type") or [b""])[0].decode("latin-1")
     word = "[A-Za-z0-9!#$&^_.+-]+"
-    kind = re.match(rf"\s*({word}/{word})\s*(?:;|$)", value)
+    kind = re.match(rf"\s*({word}/{word})\s*(?:;|$)", value, re.ASCII)
     found = []
     for name in ("boundary", "charset"):
         quoted_or_bare = rf'(?:^|;)\s*{name}\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;"]+))'
-        match = re.search(quoted_or_bare, value, re.IGNORECASE)
+        match = re.search(quoted_or_bare, value, re.IGNORECASE | re.ASCII)
         bare = match[2] or "" if match else ""
         quoted = match[1] if match else None
         found.append(bare if quoted is None else re.sub(r"\\(.)", r"\1", quoted))
@@ -123,7 +123,7 @@ def address(value: bytes) -> str:
 
 
 def lower(text: str) -> str:
-    return re.sub("[A-Z]", lambda letter: letter[0].lower(), text.strip())
+    return re.sub("[A-Z]", lambda letter: letter[0].lower(), text.strip(" \t\r\n"))
 
 
 class Message:
@@ -171,7 +171,7 @@ class Message:
                 self.link(unwrapped(re.sub("[\t\r\n]", "", value)))
                 continue
             done = 0
-            for match in re.finditer(r"(?i)https?://[^\s<>\"\x00-\x20]+", value):
+            for match in re.finditer(URL, value):
                 url = match[0].rstrip(".,;:!?)]}'*")
                 target = unwrapped(url)
                 self.add(value[done : match.start()])
@@ -196,6 +196,9 @@ INVISIBLE = re.compile(
     "[\0-\x20\x7f-\xa0\xad\u034f\u115f\u1160\u1680\u17b4\u17b5\u180b-\u180f\u2000-\u200d\u2028"
     "\u2029\u202f\u205f-\u2065\u206a-\u206f\u2800\u3000\u3164\ufe00-\ufe0f\ufeff\uffa0"
     "\ufff9-\ufffb\U000e0000-\U000e0fff]"
+)
+URL = re.compile(
+    r"(?ai)https?://[^<>\"\x00-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+"
 )
 CHARSETS = {
     **dict.fromkeys(("utf-8", "utf8"), "utf-8"),
@@ -244,14 +247,18 @@ def shown(
         letters = letters[:-1] if len(letters) % 4 == 1 else letters
         body = base64.b64decode(letters + b"==="[: -len(letters) % 4])
     elif encoding == b"quoted-printable":
-        body = re.sub(rb"(?m)[ \t]+$", b"", body).replace(b"=\n", b"")
-        body = re.sub(rb"=([0-9A-Fa-f]{2})", lambda code: bytes.fromhex(code[1].decode()), body)
-    for codec in (CHARSETS.get(charset.strip().lower()), "utf-8"):
+        body = re.sub(rb"(?m)[ \t]+$", b"", body)
+        body = re.sub(rb"=(\n|[0-9A-Fa-f]{2})", lambda code: unquoted(code[1]), body)
+    for codec in (CHARSETS.get(charset.strip(" \t").lower()), "utf-8"):
         try:
             return [(body.decode(codec or "utf-8"), kind == "text/html")]
         except UnicodeError:
             pass
     return [(body.decode("cp1252", "replace"), kind == "text/html")]
+
+
+def unquoted(code: bytes) -> bytes:
+    return b"" if code == b"\n" else bytes.fromhex(code.decode())
 
 
 SPACE = "\t\n\f\r "
@@ -264,7 +271,8 @@ def html_tag(source: str, at: int) -> tuple[str, list[str], int] | None:
     """(name, links, end) of the tag whose name begins at ``at``."""
     name = re.compile(rf"[^{SPACE}/>]+").match(source, at)
     assert name
-    at, links = name.end(), []
+    links: list[str] = []
+    at = name.end()
     while at < len(source):
         if source[at] in SPACE + "/":
             at += 1
@@ -287,7 +295,7 @@ def html_tag(source: str, at: int) -> tuple[str, list[str], int] | None:
 
 def html_tokens(source: str) -> list[tuple[str, str]]:
     """("text", chunk) and ("link", target), in order."""
-    foreign = re.search(rf"(?i)<(svg|math)[{SPACE}/>]", source)
+    foreign = re.search(rf"(?ai)<(svg|math)[{SPACE}/>]", source)
     last = source.rfind(">")
     out: list[tuple[str, str]] = []
     start = at = endless = 0
@@ -326,7 +334,7 @@ def html_tokens(source: str) -> list[tuple[str, str]]:
                 out.append(("text", source[end:]))
             return out
         if (drop and not foreign) or name in ("textarea", "xmp", "noembed", "noframes", "iframe"):
-            close = re.compile(rf"(?i)</{name}[{SPACE}/>]").search(source, end)
+            close = re.compile(rf"(?ai)</{name}[{SPACE}/>]").search(source, end)
             if close:
                 if not drop and end < close.start():
                     out.append(("text", html.unescape(source[end : close.start()])))
@@ -351,14 +359,14 @@ def base64url(text: str) -> bytes:
 def unwrapped(url: str) -> str:
     for _ in range(5):
         inner = unwrapped_once(url)
-        if inner is None or not re.match(r"(?i)https?://", inner):
+        if inner is None or not re.match(r"(?ai)https?://", inner):
             return url
         url = inner
     return url
 
 
 def unwrapped_once(url: str) -> str | None:
-    match = re.match(r"(?i)https?://([^/?#\\]*)(/[^?#]*)?(?:\?([^#]*))?", url)
+    match = re.match(r"(?ai)https?://([^/?#\\]*)(/[^?#]*)?(?:\?([^#]*))?", url)
     if not match:
         return None
     host, path = match[1].lower(), match[2] or ""
@@ -675,14 +683,18 @@ def verify(
         message = Message(mail)
         people = [lower(recipient)] if recipient else message.people
         form = full if certificate[:1] == b"{" else compact
-        leaf, root, name, facts = form(certificate, message, people, keys)
+        leaf, point, name, facts = form(certificate, message, people, keys)
         result.update(facts)
         for entry in revocations or []:
             if revokes(entry, leaf, name, keys):
                 result["state"] = "revoked"
                 raise Refused(8, "the issuer has revoked it", result["level"])
         if receipt is not None:
-            result["anchors"] = anchors(receipt, root, blocks or set(), contracts or set())
+            known = blocks or set(), contracts or set()
+            try:
+                result["anchors"] = anchors(receipt, point, keys, *known)
+            except Refused as refusal:
+                raise Refused(9, str(refusal), result["level"]) from None
             chains = {anchor["chainId"] for anchor in result["anchors"]}
             if len(chains) < networks:
                 why = f"{len(chains)} of {networks} networks have the root in a known block"
@@ -697,7 +709,7 @@ def verify(
 
 def full(
     certificate: bytes, message: Message, people: list[str], keys: list[Key]
-) -> tuple[bytes, bytes, str, dict[str, Any]]:
+) -> tuple[bytes, tuple[bytes, int], str, dict[str, Any]]:
     document = canonical_json(certificate)
     check_version(document, "maily-certificate")
     document = members(document, checkpoint=str, leaf=dict, proof=dict, type=str, version=int)
@@ -773,7 +785,7 @@ def full(
     if level in ("same links only", "different"):
         why = "the text or the links are not the certified ones; the certificate is genuine"
         raise Refused(4, why, **facts)
-    return hashed, root, signer, facts
+    return hashed, (root, of), signer, facts
 
 
 def found_within(
@@ -800,7 +812,7 @@ def added_text(message: Message, begin: int, size: int) -> str:
 
 def compact(
     certificate: bytes, message: Message, people: list[str], keys: list[Key]
-) -> tuple[bytes, bytes, str, dict[str, Any]]:
+) -> tuple[bytes, tuple[bytes, int], str, dict[str, Any]]:
     version, salt, sealed, key, size, index, of, path, signature = cbor(certificate)
     need(type(version) is int and version == 1, 2, "version is not 1")
     strings = ((salt, 16), (sealed, 32), (signature, 68), (path, None), (key or b"k" * 16, 16))
@@ -849,7 +861,7 @@ def compact(
                     raise Refused(
                         4, "an empty text says nothing by itself", **facts | {"level": "different"}
                     )
-                return leaf, root, one.name, facts
+                return leaf, (root, of), one.name, facts
     if not readings:
         raise Refused(4, "the text is not the certified one", differs=["text"])
     raise Refused(7, "no trusted key has signed a tree with this message")
@@ -1010,14 +1022,21 @@ def chain_root(anchor: dict[str, Any], header: list[Any]) -> bytes:
 
 
 def anchors(
-    data: bytes, root: bytes, blocks: set[tuple[int, str]], contracts: set[tuple[int, str]]
+    data: bytes,
+    point: tuple[bytes, int],
+    keys: list[Key],
+    blocks: set[tuple[int, str]],
+    contracts: set[tuple[int, str]],
 ) -> list[dict[str, Any]]:
     """Step 9. The header policy is pinned blocks: the reader says which hashes it knows."""
+    root, size = point
     document = canonical_json(data)
     check_version(document, "maily-receipt")
     document = members(document, anchors=list, checkpoint=str, type=str, version=int)
-    third = document["checkpoint"].split("\n")[2:3]
-    need(third == [base64.b64encode(root).decode()], 9, "the receipt is another batch's")
+    try:
+        check_note(document["checkpoint"], root, size, keys)
+    except Refused as refusal:
+        raise Refused(9, f"the receipt's checkpoint: {refusal}") from None
     need(len(document["anchors"]) <= 16, 1, "too many anchors")
     out = []
     for value in document["anchors"]:
