@@ -48,7 +48,7 @@ Script = Callable[[Wire], "str | dict[str, Any] | MailyError"]
 
 _KEPT = 1_000
 _NONE = FaultPlan()
-_BURST = 16
+_BURST = 64
 """Tokens that an engine without delays gives at once."""
 
 
