@@ -23,6 +23,7 @@ from benchmarks.show import (
     mesh_agents,
     mesh_coordination,
     mesh_engines,
+    mesh_gateway,
     mesh_kills,
     mesh_memory,
     mesh_streams,
@@ -59,8 +60,10 @@ ACTS = (
             ("memory", mesh_memory.run),
             ("coordination", mesh_coordination.run),
             ("agents", mesh_agents.run),
+            ("speed of the real engine", mesh_gateway.run_real),
         ),
     ),
+    Act("the gateway as a proxy", mesh_gateway.SETTINGS, (("proxy", mesh_gateway.run),)),
     Act(
         "two replicas of everything",
         {"MAILY_LLM__REPLICAS": "2", "MAILY_MEMORY__HOSTS": "2"},
