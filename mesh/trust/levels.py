@@ -10,7 +10,7 @@ from mesh.trust.canonical import Canonical
 from mesh.trust.canonical.links import links_digest
 from mesh.trust.canonical.text import text_digest
 
-MIN_WINDOW = 64
+MIN_WINDOW = 32
 """Bytes: a shorter text is found by chance within others."""
 MAX_BEFORE = 8192
 """Bytes that may stand before the certified text: a gateway's banner is shorter."""

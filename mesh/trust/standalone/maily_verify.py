@@ -793,7 +793,7 @@ def found_within(
 ) -> tuple[int, bytes, set[str]] | None:
     """The certified text somewhere in a longer one, with its links."""
     spare = len(message.text) - size
-    if size < 64 or spare <= 0:
+    if size < 32 or spare <= 0:
         return None
     for begin in range(min(spare, 8192) + 1):
         if (
@@ -829,7 +829,7 @@ def compact(
     if spare == 0:
         digests = text_digest(message.text), links_digest(message.origins)
         readings.append((None, *digests, set()))
-    elif size >= 64 and spare > 0:
+    elif size >= 32 and spare > 0:
         for begin in (0, spare) if spare <= 8192 else (0,):
             digest = text_digest(message.text[begin : begin + size])
             readings += [
