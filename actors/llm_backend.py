@@ -107,6 +107,8 @@ class ServeHandles:
                     raise Unavailable("the LLM service is not running", retry_after_s=5.0)
         finally:
             if not task.done():
+                # How it ends is nobody's concern any more, also where that is no cancellation.
+                task.add_done_callback(lambda left: left.cancelled() or left.exception())
                 task.cancel()
 
 
