@@ -592,6 +592,10 @@ def members(value: Any, **kinds: Any) -> dict[str, Any]:
     return out
 
 
+def need_names(document: dict[str, Any], names: str) -> None:
+    need(set(document) == set(names.split()), 1, f"not just {names}")
+
+
 def check_version(document: dict[str, Any], kind: str) -> None:
     need(document.get("type") == kind, 1, f"not a {kind}")
     version = document.get("version")
@@ -711,6 +715,7 @@ def full(
     certificate: bytes, message: Message, people: list[str], keys: list[Key]
 ) -> tuple[bytes, tuple[bytes, int], str, dict[str, Any]]:
     document = canonical_json(certificate)
+    need_names(document, "checkpoint leaf proof type version")
     check_version(document, "maily-certificate")
     document = members(document, checkpoint=str, leaf=dict, proof=dict, type=str, version=int)
     leaf = members(
@@ -871,6 +876,7 @@ def revokes(data: bytes, leaf: bytes, name: str, keys: list[Key]) -> bool:
     """Step 8: whether this is a proven revocation of the leaf, by a key of the same name."""
     try:
         document = canonical_json(data)
+        need_names(document, "checkpoint entry proof type version")
         check_version(document, "maily-revocation")
         document = members(document, checkpoint=str, entry=dict, proof=dict, type=str, version=int)
         entry = members(document["entry"], leaf=32, reason=int, time=int)
@@ -1031,6 +1037,7 @@ def anchors(
     """Step 9. The header policy is pinned blocks: the reader says which hashes it knows."""
     root, size = point
     document = canonical_json(data)
+    need_names(document, "anchors checkpoint type version")
     check_version(document, "maily-receipt")
     document = members(document, anchors=list, checkpoint=str, type=str, version=int)
     try:
