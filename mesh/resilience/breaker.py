@@ -54,6 +54,9 @@ class BreakerOptions:
     """Waits are longer by up to this share at random, so that processes do not probe together."""
     probes: int = 1
     """Calls let through while half open, all of which must go well."""
+    settle_s: float = 3.0
+    """A probe has gone well when it has ended well, or so many seconds after it began to answer:
+    an engine that dies under its answers must not pass for its first token."""
     probe_s: float = 30.0
     """Seconds after which a probe of which nothing was heard makes room for another."""
 
@@ -74,22 +77,24 @@ class Permit:
     """One call that was let through. ``well`` once it begins to answer, ``badly`` when it fails,
     also in the middle; ``release`` at the end in any case: without either word it has no verdict.
 
-    A probe is over with its first word. Otherwise a call counts once, at its end: one that begins
-    well and breaks off is a failure.
+    A call counts once, at its end: one that begins well and breaks off is a failure. A probe that
+    has answered for ``settle_s`` counts then.
     """
 
-    __slots__ = ("_began", "_breaker", "_era", "_said")
+    __slots__ = ("_began", "_breaker", "_era", "_said", "began_at")
 
     def __init__(self, breaker: CircuitBreaker, era: int) -> None:
         self._breaker = breaker
         self._era = era
         self._began = False
         self._said = False
+        self.began_at = 0.0
+        """Of a probe: when it began to answer, monotonic."""
 
     def well(self) -> None:
-        self._began = True
-        if not self._said and self._breaker._state is BreakerState.HALF_OPEN:
-            self._say(well=True)
+        if not self._began:
+            self._began = True
+            self._breaker._begun(self, self._era)
 
     def badly(self) -> None:
         if not self._said:
@@ -146,6 +151,8 @@ class CircuitBreaker:
         self._probing = 0
         self._probed = 0
         self._probe_at = 0.0
+        self._answering: list[Permit] = []
+        """Probes that have begun to answer."""
         self._calls = 0
         self._failures = 0
         self._refused = 0
@@ -153,6 +160,7 @@ class CircuitBreaker:
 
     @property
     def state(self) -> BreakerState:
+        self._settle()
         if self._state is BreakerState.OPEN and self.retry_after_s() <= 0:
             return BreakerState.HALF_OPEN
         return self._state
@@ -164,7 +172,8 @@ class CircuitBreaker:
         return max(0.0, self._until - self._clock.monotonic())
 
     def allows(self) -> bool:
-        """Whether ``acquire`` would let a call through now; changes nothing."""
+        """Whether ``acquire`` would let a call through now."""
+        self._settle()
         if self._state is BreakerState.CLOSED:
             return True
         if self._state is BreakerState.OPEN:
@@ -212,9 +221,15 @@ class CircuitBreaker:
             permit.release()
 
     def heard_open(self, for_s: float) -> None:
-        """Another process opened its breaker of the same callee: probe ``for_s`` seconds on."""
-        if self._state is BreakerState.CLOSED and for_s > 0:
-            self._open(min(for_s, self.options.open_max_s), own=False)
+        """Another process opened its breaker of the same callee, or its probe failed: ours opens
+        too, and waits as long, unless a probe of our own is under way and will tell."""
+        if for_s <= 0 or self._probing:
+            return
+        for_s = min(for_s, self.options.open_max_s)
+        if self._state is BreakerState.OPEN:
+            self._until = max(self._until, self._clock.monotonic() + for_s)
+        else:
+            self._open(for_s, own=False)
 
     def heard_closed(self) -> None:
         """Another process's probe went well."""
@@ -231,6 +246,21 @@ class CircuitBreaker:
             "opened": self._opened,
             "retry_after_s": self.retry_after_s(),
         }
+
+    def _begun(self, permit: Permit, era: int) -> None:
+        if era == self._era and self._state is BreakerState.HALF_OPEN:
+            permit.began_at = self._clock.monotonic()
+            self._answering.append(permit)
+
+    def _settle(self) -> None:
+        """Probes that have answered long enough have gone well."""
+        if not self._answering:
+            return
+        due = self._clock.monotonic() - self.options.settle_s
+        settled = [permit for permit in self._answering if permit.began_at <= due]
+        self._answering = [permit for permit in self._answering if permit.began_at > due]
+        for permit in settled:
+            permit.release()
 
     def _ended(self, era: int, *, well: bool) -> None:
         self._failures += not well
@@ -285,5 +315,6 @@ class CircuitBreaker:
         self._state = to
         self._era += 1
         self._probing = self._probed = 0
+        self._answering = []
         if self._changed is not None:
             self._changed(self, to, own)

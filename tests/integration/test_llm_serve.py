@@ -158,6 +158,7 @@ async def test_going_away_frees_the_slot(client: Served) -> None:
     async with aclosing(client.stream_chat(ENDLESS, timeout_s=LIMIT_S)) as chunks:  # type: ignore[type-var]
         async for _ in chunks:
             break
+    await idle(client)  # the cancel travels: the slot of the one must not pass for the other's
     task = asyncio.create_task(client.chat(ENDLESS, timeout_s=LIMIT_S))
     await busy(client)
     task.cancel()

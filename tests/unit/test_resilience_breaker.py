@@ -158,13 +158,31 @@ def test_an_answer_that_breaks_off_counts_once_though_it_began_well() -> None:
     assert breaker.statistics()["failures"] == 3
 
 
-async def test_a_probe_is_over_when_it_begins_to_answer() -> None:
+async def test_a_probe_that_dies_under_its_answer_has_failed() -> None:
     clock = VirtualClock()
-    breaker = CircuitBreaker("engine", BreakerOptions(failures=1, jitter=0), clock)
+    breaker = CircuitBreaker("engine", BreakerOptions(failures=1, jitter=0, settle_s=3), clock)
     fail(breaker)
     await clock.advance(1)
     permit = breaker.acquire()
     permit.well()
+    await clock.advance(2)
+    assert breaker.state is BreakerState.HALF_OPEN
+    permit.badly()
+    permit.release()
+    assert breaker.state is BreakerState.OPEN
+    assert breaker.retry_after_s() == pytest.approx(2), "twice as long"
+
+
+async def test_a_long_answer_is_a_good_probe_before_its_end() -> None:
+    clock = VirtualClock()
+    breaker = CircuitBreaker("engine", BreakerOptions(failures=1, jitter=0, settle_s=3), clock)
+    fail(breaker)
+    await clock.advance(1)
+    permit = breaker.acquire()
+    permit.well()
+    assert not breaker.allows()
+    await clock.advance(3)
+    assert breaker.allows()
     assert breaker.state is BreakerState.CLOSED
     permit.badly()
     permit.release()
@@ -181,17 +199,25 @@ async def test_what_others_have_seen() -> None:
     assert moves == []
     breaker.heard_open(3)
     assert breaker.state is BreakerState.OPEN
-    breaker.heard_open(60)  # heard twice: nothing new
+    breaker.heard_open(2)  # sooner than what is known
     assert breaker.retry_after_s() == pytest.approx(3)
+    breaker.heard_open(60)  # the other's probe failed
+    assert breaker.retry_after_s() == pytest.approx(OPTIONS.open_max_s), "no mark is for ever"
     breaker.heard_closed()
     assert breaker.state is BreakerState.CLOSED
-    breaker.heard_open(60)
-    assert breaker.retry_after_s() == pytest.approx(OPTIONS.open_max_s), "no mark is for ever"
+    breaker.heard_open(1)
     assert moves == [
         (BreakerState.OPEN, False),
         (BreakerState.CLOSED, False),
         (BreakerState.OPEN, False),
     ]
+    await clock.advance(1)
+    probe = breaker.acquire()
+    breaker.heard_open(3)
+    assert breaker.state is BreakerState.HALF_OPEN, "our own probe will tell"
+    probe.well()
+    probe.release()
+    assert breaker.state is BreakerState.CLOSED
 
 
 def test_the_caller_s_own_mistakes_do_not_count() -> None:
