@@ -43,15 +43,46 @@ def next_level(level: bytes) -> bytes:
     return b"".join(parents)
 
 
+def levels(leaf_hashes: bytes) -> list[bytes]:
+    """All levels of a tree or of an aligned range of one, each flat, leaves first."""
+    found = [leaf_hashes]
+    while len(found[-1]) > HASH_BYTES:
+        found.append(next_level(found[-1]))
+    return found
+
+
 class Tree:
     """A whole tree in memory: 64 bytes a leaf, flat. Immutable."""
 
     def __init__(self, leaf_hashes: bytes) -> None:
         """``leaf_hashes``: 32 bytes each. Raises InvalidInput when one occurs twice."""
         check_leaves(leaf_hashes)
-        self._levels = [leaf_hashes]
-        while len(self._levels[-1]) > HASH_BYTES:
-            self._levels.append(next_level(self._levels[-1]))
+        self._levels = levels(leaf_hashes)
+
+    @classmethod
+    def from_parts(cls, parts: Sequence[list[bytes]]) -> Tree:
+        """Of the ``levels`` of consecutive ranges as ``split`` gives them, hashed anywhere.
+
+        All but the last hold the same power of two of leaves. Raises InvalidInput otherwise, and
+        when a leaf occurs twice.
+        """
+        sizes = [len(part[0]) // HASH_BYTES for part in parts]
+        step = sizes[0] if sizes else 1
+        aligned = step & (step - 1) == 0 or len(parts) == 1
+        if not aligned or any(size != step for size in sizes[:-1]) or sizes[-1:] > [step]:
+            raise InvalidInput("the parts are not aligned ranges", {"field": "parts"})
+        height = len(parts[0]) if parts else 1
+        joined = [
+            # A part that is done early has one node, which is promoted.
+            b"".join(part[min(level, len(part) - 1)] for part in parts)
+            for level in range(height)
+        ]
+        check_leaves(joined[0])
+        while len(joined[-1]) > HASH_BYTES:
+            joined.append(next_level(joined[-1]))
+        tree = cls.__new__(cls)
+        tree._levels = joined
+        return tree
 
     @property
     def size(self) -> int:

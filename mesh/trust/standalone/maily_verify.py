@@ -299,6 +299,7 @@ def html_tokens(source: str) -> list[tuple[str, str]]:
     last = source.rfind(">")
     out: list[tuple[str, str]] = []
     start = at = endless = 0
+    gone: set[str] = set()  # ends that do not come any more: keeps hostile input cheap
 
     def flush(until: int) -> None:
         if start < until:
@@ -318,9 +319,10 @@ def html_tokens(source: str) -> list[tuple[str, str]]:
             if source.startswith((">", "->"), at + 4):
                 end = source.index(">", at) + 1
             else:
-                ends = [source.find(mark, at + 4) + len(mark) for mark in ("-->", "--!>")]
-                found = [one for one in ends if one > at + 4]
-                end = min(found, default=-1)
+                found = None if "--" in gone else re.compile("--!?>").search(source, at + 4)
+                end = found.end() if found else -1
+                if not found:
+                    gone.add("--")
         elif source[at + 1 : at + 2] in ("!", "?", "/") and source[at + 1 :] and not foreign:
             end = source.find(">", at + 2) + 1 or -1
         if end < 0:
@@ -334,8 +336,11 @@ def html_tokens(source: str) -> list[tuple[str, str]]:
                 out.append(("text", source[end:]))
             return out
         if (drop and not foreign) or name in ("textarea", "xmp", "noembed", "noframes", "iframe"):
-            close = re.compile(rf"(?ai)</{name}[{SPACE}/>]").search(source, end)
-            if close:
+            ending = re.compile(rf"(?ai)</{name}[{SPACE}/>]")
+            close = None if name in gone else ending.search(source, end)
+            if not close:
+                gone.add(name)
+            else:
                 if not drop and end < close.start():
                     out.append(("text", html.unescape(source[end : close.start()])))
                 end = close.start()
@@ -562,7 +567,7 @@ def canonical_json(data: bytes) -> dict[str, Any]:
         return json.dumps(value, ensure_ascii=False)
 
     def whole(text: str) -> int:
-        return int(text) if len(text) < 17 and abs(int(text)) < 2**53 else refuse(text)
+        return int(text) if len(text) < 18 and abs(int(text)) < 2**53 else refuse(text)
 
     need(len(data) <= 1 << 20, 1, "more than 1 MiB")
     try:
