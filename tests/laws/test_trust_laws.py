@@ -78,7 +78,7 @@ def test_tree_of_workers_parts_is_the_tree(size: int, workers: int) -> None:
 
 
 def test_parts_that_are_not_aligned_are_refused() -> None:
-    data = leaves(7)
+    data = leaves(9)
     for sizes in ((3, 4), (2, 4, 1), (4, 5)):
         edges = [sum(sizes[:at]) for at in range(len(sizes) + 1)]
         parts = [merkle.levels(data[32 * low : 32 * high]) for low, high in pairwise(edges)]
