@@ -365,7 +365,7 @@ class MemoryLoop:
         return await repository.search_words(
             workspace,
             partition.head.id,
-            query_text(self._parts.vault, partition.head.salt, lexemes),
+            query_text(self._parts.vault, partition.head.salt, lexemes, partition.common),
             WORDS,
             among=few,
             states=("active", "superseded") if past else ("active",),

@@ -1,4 +1,4 @@
-"""What a memory host does by itself: expire, consolidate, snapshot, sketch, free memory.
+"""What a memory host does by itself: expire, consolidate, count, sketch, snapshot, free.
 
 Each pass does a bounded amount and goes on where it stopped. Nothing here may hold up a caller
 for long, and nothing that fails here fails a caller: the next pass tries again.
@@ -21,6 +21,7 @@ from mesh.memory.consolidation import Merge, Supersede, plan_merges, plan_supers
 from mesh.memory.partition import Partition
 from mesh.memory.placement import bucket_of, shard_of
 from mesh.memory.record import Record
+from mesh.memory.words import COMMON
 
 if TYPE_CHECKING:
     from actors.memory_loop import HostParts, MemoryLoop
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 log = get_logger("memory.passes")
 
 EXPIRED_AT_ONCE = 500
+COUNTED_FROM = 2_000
+"""Memories of a namespace from which its common words are counted."""
 PASSES_PER_ROUND = 4
 """Namespaces that one round consolidates."""
 
@@ -156,6 +159,9 @@ class Passes:
                 if self._consolidates and changed and rounds < PASSES_PER_ROUND:
                     rounds += 1
                     await self.consolidate(partition)
+                if len(partition) > max(COUNTED_FROM, 1.5 * partition.counted_at):
+                    partition.common = await self._parts.repository.common_words(namespace, COMMON)
+                    partition.counted_at = len(partition)
                 if partition.index.wants_sketch():
                     await asyncio.to_thread(partition.index.build_sketch)
                 leaving = namespace in keeper.idle()

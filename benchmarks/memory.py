@@ -109,7 +109,7 @@ async def ours(servers: Servers, task: Task, folder: Path) -> AsyncIterator[Peer
             async def search(query: Floats, tag: str) -> Sequence[int]:
                 asked = query_of([1.0, 0.0], tag, 10).model_copy(update={"vector": None})
                 (found,) = await host.find(workspace, asked, [NAMESPACE], query)
-                return [numbers[f.item.id] for f in found]
+                return [numbers[f.record.id] for f in found]
 
             depth = partition.index.statistics()["depth"]
             yield Peer("ours", search, built, f"sketch of depth {depth}")

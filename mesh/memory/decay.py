@@ -6,9 +6,12 @@ from collections.abc import Mapping
 
 from mesh.contracts.memory import MemoryItem, MemoryKind
 from mesh.memory.options import KindPolicy
+from mesh.memory.record import Record
 
 
-def recency(item: MemoryItem, now: float, policies: Mapping[MemoryKind, KindPolicy]) -> float:
+def recency(
+    item: MemoryItem | Record, now: float, policies: Mapping[MemoryKind, KindPolicy]
+) -> float:
     """1: just now, or pinned; ½: one half-life ago. ``now``: Unix seconds."""
     if item.pinned:
         return 1.0

@@ -99,7 +99,7 @@ class VectorIndex:
         """As they are kept: of unit length, but for rounding."""
         wanted = np.asarray(positions, dtype=np.int64)
         with self._lock.reading():
-            return self._codes()[wanted].astype(np.float32)
+            return self._decoded(wanted)
 
     def search(
         self, query: npt.ArrayLike, k: int, allowed: Mask | None = None
@@ -163,7 +163,7 @@ class VectorIndex:
 
     def _rough(self, unit: Floats, k: int, mask: Mask, count: int) -> Positions | None:
         """Enough candidates by the sketch; None: look at all that is allowed."""
-        if self._sketch is None or count <= self._options.exact_up_to:
+        if self._sketch is None or count <= self._options.gather_max:
             return None
         enough = max(self._sketch.depth, 4 * k)
         wanted = enough * self.size // count
@@ -185,9 +185,15 @@ class VectorIndex:
         return positions[0], scores[0]
 
     def _best_of(self, unit: Floats, k: int, positions: Positions) -> tuple[Positions, Floats]:
-        scores = self._codes()[positions].astype(np.float32) @ unit
+        scores = self._decoded(positions) @ unit
         order = np.argsort(-scores, kind="stable")[:k]
         return positions[order], scores[order]
+
+    def _decoded(self, positions: Positions) -> Floats:
+        """As numpy's own conversion, but several times as quick."""
+        codes = np.ascontiguousarray(self._codes()[positions])
+        rows: Floats = self._store.sa_decode(codes.view(np.uint8))
+        return rows
 
     def _codes(self) -> Halves:
         """The store's own memory; valid until the next ``add``."""

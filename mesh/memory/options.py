@@ -82,5 +82,5 @@ class MemoryOptions:
     index: IndexOptions = field(default_factory=IndexOptions)
     consolidation: ConsolidationOptions = field(default_factory=ConsolidationOptions)
     policies: Mapping[MemoryKind, KindPolicy] = field(default_factory=lambda: dict(POLICIES))
-    pool: int = 64
+    pool: int = 40
     """Candidates of each namespace that are ranked."""

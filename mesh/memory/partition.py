@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 import numpy as np
@@ -29,7 +29,16 @@ from mesh.memory.columns import (
 from mesh.memory.index import VectorIndex
 from mesh.memory.locks import ReadWriteLock
 from mesh.memory.options import MemoryOptions
-from mesh.memory.record import Payload, Record, item_of, moment, open_payload, open_vector, seconds
+from mesh.memory.record import (
+    Payload,
+    Record,
+    item_of,
+    moment,
+    open_payload,
+    open_said,
+    open_vector,
+    seconds,
+)
 from mesh.memory.vault import Vault
 
 Floats = npt.NDArray[np.float32]
@@ -62,11 +71,18 @@ class Links:
 class Found:
     """A candidate of a search, as the owner hands it to whoever ranks."""
 
-    item: MemoryItem
+    record: Record
+    """Without its sealed parts."""
+    said: bytes
+    """Its payload, opened and not yet read: most candidates are not chosen."""
     vector: bytes
     """Half precision, of unit length: for likeness among candidates. Empty: nobody asks."""
     dense: float | None = None
     text: float | None = None
+
+    @property
+    def item(self) -> MemoryItem:
+        return item_of(self.record, Payload.decode(self.said))
 
 
 def statement_key(statement: Statement) -> tuple[str, str, str]:
@@ -90,6 +106,10 @@ class Partition:
         self.options = options or MemoryOptions()
         self.index = VectorIndex(head.dimensions, self.options.index)
         self.position = 0
+        self.common: dict[str, int] = {}
+        """Hashed words that many of its memories have; whoever looks after it counts them."""
+        self.counted_at = 0
+        """Memories that were there then."""
         self.columns = Columns()
         self._vault = vault
         self._lock = ReadWriteLock()
@@ -200,20 +220,24 @@ class Partition:
     ) -> list[Found]:
         """Candidates of both searches in their order, dense ones first, opened. What was erased
         meanwhile or what the filter does not let through is left out. ``vectors``: with them."""
-        scores = {identity: [score, None] for identity, score in dense}
+        scores: dict[UUID, list[float | None]] = {i: [score, None] for i, score in dense}
         for identity, score in text:
             scores.setdefault(identity, [None, None])[1] = score
         with self._lock.reading():
             mask = self._allowed(wanted, now)
+            there = {i: self._at[i] for i in scores if i in self._at}
+            if mask is not None:
+                there = {i: position for i, position in there.items() if mask[position]}
+            codes = self.index.dump([*there.values()]) if vectors and there else None
             found = []
-            for identity, (by_vector, by_words) in scores.items():
-                position = self._at.get(identity)
-                if position is None or (mask is not None and not mask[position]):
-                    continue
+            for row, (identity, position) in enumerate(there.items()):
+                record = self._record(position)
+                by_vector, by_words = scores[identity]
                 found.append(
                     Found(
-                        item=self._item(position),
-                        vector=self.index.dump([position]).tobytes() if vectors else b"",
+                        record=replace(record, sealed=b"", salt=b""),
+                        said=open_said(self._vault, record),
+                        vector=b"" if codes is None else codes[row].tobytes(),
                         dense=by_vector,
                         text=by_words,
                     )

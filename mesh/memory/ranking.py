@@ -46,13 +46,13 @@ def score(
     policies: Mapping[MemoryKind, KindPolicy],
 ) -> list[Ranked]:
     """Best first; equals in the order of their ids. ``now``: Unix seconds."""
-    dense_ranks = _ranks({f.item.id: f.dense for f in found if f.dense is not None})
-    text_ranks = _ranks({f.item.id: f.text for f in found if f.text is not None})
+    dense_ranks = _ranks({f.record.id: f.dense for f in found if f.dense is not None})
+    text_ranks = _ranks({f.record.id: f.text for f in found if f.text is not None})
     lists = [ranks for ranks in (dense_ranks, text_ranks) if ranks]
     fused = fuse(lists)
     ranked = []
     for candidate in found:
-        item = candidate.item
+        item = candidate.record
         if query.mode is SearchMode.HYBRID:
             own = fused.get(item.id, 0.0)
         elif query.mode is SearchMode.DENSE:
@@ -72,7 +72,7 @@ def score(
         weight = query.recency_weight * parts.recency + query.importance_weight * parts.importance
         total = (1 + weight) / (1 + query.recency_weight + query.importance_weight) * own
         ranked.append(Ranked(candidate, round(total, 9), parts))
-    return sorted(ranked, key=lambda r: (-r.score, r.found.item.id.bytes))
+    return sorted(ranked, key=lambda r: (-r.score, r.found.record.id.bytes))
 
 
 def answer(

@@ -161,8 +161,13 @@ def seal_record(
 
 def open_payload(vault: Vault, record: Record) -> Payload:
     """Raises Unreadable."""
+    return Payload.decode(open_said(vault, record))
+
+
+def open_said(vault: Vault, record: Record) -> bytes:
+    """The payload as it was encoded. Raises Unreadable."""
     context = item_context(record.workspace_id, record.id, b"text")
-    return Payload.decode(vault.open(record.salt, context, record.sealed))
+    return vault.open(record.salt, context, record.sealed)
 
 
 def open_vector(vault: Vault, record: Record) -> Floats:

@@ -26,6 +26,10 @@ SIMPLE = "simple"
 MAX_LEXEMES = 2_000
 """Of one text; the rest of a long one is found by its vector alone."""
 MAX_POSITIONS = 64
+COMMON = 200
+"""Memories of a namespace that have a word before it counts as common."""
+MAX_MATCHES = 2_500
+"""Of common words, that one query scores."""
 _LAST_PLACE = 16_383
 """PostgreSQL's own limit."""
 
@@ -54,7 +58,23 @@ def vector_text(vault: Vault, salt: bytes, lexemes: Sequence[Lexeme]) -> str:
     return " ".join(parts)
 
 
-def query_text(vault: Vault, salt: bytes, lexemes: Iterable[Lexeme]) -> str:
-    """A tsquery as text: any of the words. Empty: there is nothing to look for."""
+def query_text(
+    vault: Vault, salt: bytes, lexemes: Iterable[Lexeme], common: Mapping[str, int] | None = None
+) -> str:
+    """A tsquery as text: any of the words. Empty: there is nothing to look for.
+
+    ``common``: hashed words that many memories have, with how many. The rarest words are taken,
+    as long as together they have at most ``MAX_MATCHES`` (one is always taken): every match has to
+    be scored, and a word that everybody has tells nobody apart.
+    """
     unique = list(dict.fromkeys(lexeme.text for lexeme in lexemes))[:MAX_LEXEMES]
-    return " | ".join(f"'{word}'" for word in vault.words(salt, unique))
+    hashed = vault.words(salt, unique)
+    known = common or {}
+    taken: list[str] = []
+    matches = 0
+    for word in sorted(hashed, key=lambda word: known.get(word, 0)):
+        matches += known.get(word, 0)
+        if taken and matches > MAX_MATCHES:
+            break
+        taken.append(word)
+    return " | ".join(f"'{word}'" for word in taken)

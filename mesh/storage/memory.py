@@ -81,6 +81,11 @@ WHERE i.words @@ q AND i.workspace_id = $1 AND i.namespace = $2
   AND ($5::uuid[] IS NULL OR i.id = ANY($5)) AND i.state = ANY($6::text[])
 ORDER BY rank DESC, i.id LIMIT $4
 """
+_COMMON = """
+SELECT word, ndoc FROM ts_stat(
+    format('SELECT words FROM memory_items WHERE namespace = %L', $1::uuid)
+) WHERE ndoc >= $2
+"""
 _COUNT = "SELECT count(*) AS n FROM memory_items WHERE namespace = $1"
 _OVERDUE = """
 SELECT id, shard FROM memory_items
@@ -203,6 +208,11 @@ class MemoryRepository:
             [*states],
         )  # fmt: skip
         return [(row["id"], float(row["rank"])) for row in rows]
+
+    async def common_words(self, namespace: UUID, least: int) -> dict[str, int]:
+        """Hashed words that so many memories or more have, and how many. Reads them all."""
+        rows = await self._db.fetch(_COMMON, namespace, least)
+        return {row["word"]: row["ndoc"] for row in rows}
 
     async def create_namespace(self, lease: Lease, row: NamespaceRow) -> None:
         """A repeat changes nothing. Raises Fenced."""

@@ -24,17 +24,23 @@ from actors_support import (
     until,
     workspace,
 )
+from memory_support import SECRET, WordModel, asked, contact
+from memory_support import memory as new_memory
 from pydantic import SecretStr
 
 from actors.context import ProcessContext
 from actors.dispatch import Dispatcher
 from actors.health import check_actors, check_snapshot
 from actors.lookup import describe, find_actor
-from actors.names import coordinator, worker
+from actors.memory_open import open_memory
+from actors.names import coordinator, memory_host, worker
 from actors.reconcile import ReconcileOptions, end_all, reconcile
+from mesh.contracts.memory import ForgetSelector
 from mesh.contracts.tasks import TaskState
+from mesh.core.errors import InvalidInput
 from mesh.core.settings import AgentSettings, LLMSettings, PostgresSettings, RedisSettings, Settings
 from mesh.core.settings_memory import MemorySettings
+from mesh.core.settings_tree import SecuritySettings
 from mesh.llm.fake import FaultPlan
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -70,7 +76,7 @@ def settings(database_dsn: str, valkey_url: str) -> Settings:
         postgres=PostgresSettings(url=SecretStr(database_dsn), pool_max=4),
         redis=RedisSettings(url=SecretStr(valkey_url)),
         llm=LLMSettings(engine="fake", model="fake"),
-        memory=MemorySettings(hosts=0),  # their own tests are in test_memory_host
+        memory=MemorySettings(hosts=0),  # they have a test of their own below
         agents=AgentSettings(workers=2, slots=8, lease_s=2.0, heartbeat_s=0.2),
     )
 
@@ -201,10 +207,56 @@ async def test_running_tasks_do_not_notice_that_the_coordinators_die(
     await until(republished)
 
 
+async def test_memory_hosts_are_found_killed_and_answer_alike(
+    settings: Settings, options: ReconcileOptions, tmp_path: Path
+) -> None:
+    changes = {
+        "home": tmp_path,
+        "memory": MemorySettings(hosts=2, lease_s=1.0, heartbeat_s=0.2),
+        "security": SecuritySettings(secret=SecretStr(SECRET)),
+    }
+    remembering = settings.model_copy(update=changes)
+    assert (await reconcile(remembering, options, llm=LLM)).unhealthy == {}
+    hosts = [memory_host(0), memory_host(1)]
+    opened = await ProcessContext.open(remembering, "test")
+    try:
+        model = WordModel()
+        memory = open_memory(opened, model, namespace=options.namespace)  # type: ignore[arg-type]
+        space = await workspace(opened.db)
+        names = [f"name{n}" for n in range(6)]
+        items = [new_memory(f"{name} likes roses", contact(name)) for name in names]
+        kept = await memory.remember(space, items, timeout_s=20)
+        query = asked("who likes roses", *map(contact, names), recency_weight=0.0)
+        before = await memory.recall(space, query, timeout_s=20)
+        assert {hit.item.id for hit in before.hits} == {item.id for item in kept}
+        assert not before.degraded
+        killed = [await kill(name, options) for name in hosts]
+        after = before
+
+        async def whole() -> bool:
+            nonlocal after
+            after = await memory.recall(space, query, timeout_s=20)
+            return not after.degraded
+
+        await until(whole)
+        assert [(hit.item, hit.score) for hit in after.hits] == [
+            (hit.item, hit.score) for hit in before.hits
+        ]
+        for name, old in zip(hosts, killed, strict=True):
+            await back(name, old, options)
+        wrong = new_memory("Two dimensions", contact("name0"), vector=[1.0, 2.0])
+        with pytest.raises(InvalidInput):  # an error of the host's comes through as it is
+            await memory.remember(space, [wrong], timeout_s=20)
+        receipt = await memory.forget(space, ForgetSelector(contact="name0"), timeout_s=30)
+        assert (receipt.erased["items"], receipt.remaining) == (1, 0)
+    finally:
+        await opened.aclose()
+
+
 async def test_all_actors_end_and_leave_no_lease(
     settings: Settings, options: ReconcileOptions, context: ProcessContext
 ) -> None:
-    await reconcile(settings, options, llm=LLM)
+    await reconcile(settings, options, llm=LLM)  # this ends the memory hosts
     assert await end_all(replace(options, drain_s=1.0)) == tuple(NAMES)
     for name in NAMES:
         assert await find_actor(name, options.namespace) is None

@@ -35,7 +35,7 @@ from mesh.memory.packing import pack, tokens_of
 from mesh.memory.partition import Found
 from mesh.memory.placement import SHARDS, owner_of, shard_of, shards_of
 from mesh.memory.ranking import answer
-from mesh.memory.record import open_payload, open_vector, seal_record
+from mesh.memory.record import Payload, Record, open_payload, open_vector, seal_record
 from mesh.memory.vault import Unreadable, Vault
 from mesh.memory.words import Lexeme, configuration, query_text, vector_text
 
@@ -61,6 +61,25 @@ def item(text: str, **more: object) -> MemoryItem:
         }
         | more
     )
+
+
+def found(one: MemoryItem, vector: bytes, **scores: float) -> Found:
+    record = Record(
+        id=one.id,
+        workspace_id=SPACE,
+        namespace=SPACE,
+        shard=0,
+        kind=one.kind,
+        state=one.state,
+        salt=b"",
+        sealed=b"",
+        vector=b"",
+        importance=one.importance,
+        pinned=one.pinned,
+        created_at=one.created_at,
+        updated_at=one.updated_at,
+    )
+    return Found(record, Payload(text=one.text, namespace=BRAND).encode(), vector, **scores)
 
 
 def test_namespaces_are_named_as_their_kind_asks() -> None:
@@ -159,6 +178,15 @@ class TestVault:
         assert query_text(VAULT, one, [lexemes[0]]).strip("'") in first
         assert query_text(VAULT, one, []) == ""
 
+    def test_common_words_give_way_to_rare_ones(self) -> None:
+        salt = VAULT.new_salt()
+        lexemes = [Lexeme(text, (1,)) for text in ("the", "often", "rare")]
+        the, often, rare = VAULT.words(salt, ["the", "often", "rare"])
+        every = {the: 90_000, often: 2_000}
+        assert query_text(VAULT, salt, lexemes, every) == f"'{rare}' | '{often}'"
+        assert query_text(VAULT, salt, lexemes[:1], every) == f"'{the}'"
+        assert query_text(VAULT, salt, lexemes).count("|") == 2
+
     def test_a_short_secret_is_refused(self) -> None:
         with pytest.raises(InvalidInput):
             Vault(b"short")
@@ -207,13 +235,13 @@ class TestRanking:
         assert recency(old.model_copy(update={"pinned": True}), NOW, POLICIES) == 1.0
 
     def test_what_both_searches_find_comes_first(self) -> None:
-        found = [
-            Found(item("dense only"), b"", dense=0.9),
-            Found(item("both"), b"", dense=0.5, text=0.2),
-            Found(item("text only"), b"", text=0.3),
+        candidates = [
+            found(item("dense only"), b"", dense=0.9),
+            found(item("both"), b"", dense=0.5, text=0.2),
+            found(item("text only"), b"", text=0.3),
         ]
         query = MemoryQuery(text="x", namespaces=[BRAND], diversity=0.0)
-        told = answer(query, found, NOW, POLICIES)
+        told = answer(query, candidates, NOW, POLICIES)
         assert told.hits[0].item.text == "both"
         assert {hit.item.text for hit in told.hits[1:]} == {"dense only", "text only"}
         assert told.hits[0].parts.dense_rank == 2
@@ -221,27 +249,27 @@ class TestRanking:
         assert all(0 <= hit.score <= 1 for hit in told.hits)
 
     def test_importance_breaks_a_tie(self) -> None:
-        found = [
-            Found(item("minor", importance=0.1), b"", dense=0.8),
-            Found(item("major", importance=0.9), b"", dense=0.8),
+        candidates = [
+            found(item("minor", importance=0.1), b"", dense=0.8),
+            found(item("major", importance=0.9), b"", dense=0.8),
         ]
         query = MemoryQuery(text="x", namespaces=[BRAND], diversity=0.0, mode=SearchMode.DENSE)
-        told = answer(query, found, NOW, POLICIES)
+        told = answer(query, candidates, NOW, POLICIES)
         assert [hit.item.text for hit in told.hits] == ["major", "minor"]
 
     def test_diversity_puts_a_repetition_behind(self) -> None:
         def vector(*values: float) -> bytes:
             return (np.asarray(values) / np.linalg.norm(values)).astype(np.float16).tobytes()
 
-        found = [
-            Found(item("first"), vector(1, 0, 0), dense=0.9),
-            Found(item("again"), vector(1, 0.01, 0), dense=0.89),
-            Found(item("other"), vector(0, 1, 0), dense=0.6),
+        candidates = [
+            found(item("first"), vector(1, 0, 0), dense=0.9),
+            found(item("again"), vector(1, 0.01, 0), dense=0.89),
+            found(item("other"), vector(0, 1, 0), dense=0.6),
         ]
         query = MemoryQuery(text="x", namespaces=[BRAND], k=2, mode=SearchMode.DENSE)
-        alike = answer(query.model_copy(update={"diversity": 0.0}), found, NOW, POLICIES)
+        alike = answer(query.model_copy(update={"diversity": 0.0}), candidates, NOW, POLICIES)
         assert [hit.item.text for hit in alike.hits] == ["first", "again"]
-        told = answer(query.model_copy(update={"diversity": 0.6}), found, NOW, POLICIES)
+        told = answer(query.model_copy(update={"diversity": 0.6}), candidates, NOW, POLICIES)
         assert [hit.item.text for hit in told.hits] == ["first", "other"]
 
 
