@@ -17,8 +17,8 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from actors.directory import Caller, Directory
+from actors.memory_erased import ErasedPart
 from actors.memory_journals import Journals
-from actors.memory_loop import ErasedPart
 from actors.patience import PatienceOptions, pause
 from mesh.contracts.memory import (
     ForgetReceipt,

@@ -11,8 +11,9 @@ import ray
 from actors.context import ProcessContext
 from actors.directory import Directory, RayCaller
 from actors.host import ActorHost
+from actors.memory_erased import ErasedPart
 from actors.memory_forget import Forgetter
-from actors.memory_loop import ErasedPart, MemoryLoop, Vector, Vectors
+from actors.memory_loop import MemoryLoop, Vector, Vectors
 from actors.memory_open import host_options, open_forgetter, open_host_parts, open_journals
 from actors.names import NAMESPACE
 from actors.places import keep_saying, memory_place

@@ -11,7 +11,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from uuid import UUID
@@ -19,13 +19,13 @@ from uuid import UUID
 import faiss
 import numpy as np
 
+from actors.memory_erased import ErasedPart, probes_of, surfacing
 from actors.memory_keeper import Keeper, KeeperOptions
 from actors.memory_passes import Passes
 from actors.memory_shards import ShardOptions, Shards
 from actors.memory_writer import GroupWriter
 from mesh.contracts.memory import (
     Consolidation,
-    MemoryFilter,
     MemoryItem,
     MemoryPatch,
     MemoryQuery,
@@ -57,8 +57,6 @@ FEW = 1_000
 """So few memories that a filter lets through are named to the full-text search."""
 WORDS = 200
 """Hits of the full-text search that are looked at."""
-PROBED = 16
-"""Erased memories that are searched for afterwards, by their own vectors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,22 +82,6 @@ class HostParts:
     scrubber: Scrubber
     vault: Vault
     clock: Clock
-
-
-@dataclass(frozen=True, slots=True)
-class ErasedPart:
-    """What one host erased of its shards."""
-
-    items: int
-    keys: int
-    index: int
-    snapshots: int
-    namespaces: int
-    surfaced: int
-    """Erased memories that a search by their own vector still found: 0, or something is wrong."""
-
-    def plus(self, other: ErasedPart) -> ErasedPart:
-        return ErasedPart(*map(sum, zip(astuple(self), astuple(other), strict=True)))
 
 
 class MemoryLoop:
@@ -220,7 +202,7 @@ class MemoryLoop:
         keeper = self.keeper
         async with keeper.commits:
             here = [p for p in keeper.all() if p.head.shard in mine]
-            probes = await asyncio.to_thread(_probes, here, wanted)
+            probes = await asyncio.to_thread(probes_of, here, wanted)
             done = await self._parts.forgets.erase(leases, shards, ids)
             index = snapshots = 0
             touched = {*namespaces}
@@ -236,7 +218,7 @@ class MemoryLoop:
         for namespace in {*touched, *done.namespaces}:
             if shard_of(namespace) in mine:
                 snapshots += await keeper.sweep(namespace)
-        surfaced = await asyncio.to_thread(_surfacing, probes, self._parts.clock.now())
+        surfaced = await asyncio.to_thread(surfacing, probes, self._parts.clock.now())
         return ErasedPart(done.items, done.keys, index, snapshots, dropped, surfaced)
 
     async def holds(self, workspace: UUID, ids: Sequence[UUID]) -> int:
@@ -377,25 +359,3 @@ class MemoryLoop:
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._parts.clock.now(), UTC)
-
-
-def _probes(
-    partitions: Sequence[Partition], ids: set[UUID]
-) -> list[tuple[Partition, UUID, Floats]]:
-    found: list[tuple[Partition, UUID, Floats]] = []
-    for partition in partitions:
-        for identity in ids:
-            if len(found) == PROBED:
-                return found
-            if (vector := partition.vector(identity)) is not None:
-                found.append((partition, identity, vector))
-    return found
-
-
-def _surfacing(probes: Sequence[tuple[Partition, UUID, Floats]], now: float) -> int:
-    """Erased memories that still answer to their own vector."""
-    return sum(
-        identity in partition
-        or any(hit == identity for hit, _ in partition.dense(vector, 10, MemoryFilter(), now))
-        for partition, identity, vector in probes
-    )

@@ -18,8 +18,9 @@ from datetime import datetime
 from uuid import UUID
 
 from mesh.contracts.memory import MemoryFilter, MemoryItem, MemoryState
+from mesh.memory.labels import same_value, statement_key
 from mesh.memory.options import ConsolidationOptions
-from mesh.memory.partition import Partition, same_value, statement_key
+from mesh.memory.partition import Partition
 
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
 _NEGATIONS = frozenset(

@@ -27,6 +27,7 @@ from mesh.memory.columns import (
     Postings,
 )
 from mesh.memory.index import VectorIndex
+from mesh.memory.labels import labels_of, statement_key, wanted_labels
 from mesh.memory.locks import ReadWriteLock
 from mesh.memory.options import MemoryOptions
 from mesh.memory.record import (
@@ -85,19 +86,6 @@ class Found:
         return item_of(self.record, Payload.decode(self.said))
 
 
-def statement_key(statement: Statement) -> tuple[str, str, str]:
-    """Statements with equal keys speak of the same thing."""
-    return ("statement", _plain(statement.subject), _plain(statement.attribute))
-
-
-def same_value(one: Statement, other: Statement) -> bool:
-    return _plain(one.value) == _plain(other.value)
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.casefold().split())
-
-
 class Partition:
     """Made empty; ``put`` brings rows in. ``position``: the newest change that it holds."""
 
@@ -152,7 +140,7 @@ class Partition:
             for record, (payload, _), position in zip(
                 fresh, opened, positions.tolist(), strict=True
             ):
-                self._labels.add(_labels(payload), position)
+                self._labels.add(labels_of(payload), position)
                 self._at[record.id] = position
                 self._set(position, record)
 
@@ -169,7 +157,7 @@ class Partition:
             for position in range(len(codes)):
                 record = self._record(position)
                 self._at[record.id] = position
-                self._labels.add(_labels(open_payload(self._vault, record)), position)
+                self._labels.add(labels_of(open_payload(self._vault, record)), position)
                 self._timed += _timed(record)
                 self._idle += record.state is not STATES[ACTIVE]
 
@@ -179,7 +167,7 @@ class Partition:
             positions = [self._at.pop(i) for i in ids if i in self._at]
             labelled: dict[Hashable, list[int]] = defaultdict(list)
             for position in positions:
-                for label in _labels(open_payload(self._vault, self._record(position))):
+                for label in labels_of(open_payload(self._vault, self._record(position))):
                     labelled[label].append(position)
                 self._unset(position)
                 self._links.pop(position, None)
@@ -310,7 +298,7 @@ class Partition:
         if wanted == _EVERYTHING and not timed and not self._idle:
             return None
         mask = columns.there[:size].copy()
-        for label in _filter_labels(wanted):
+        for label in wanted_labels(wanted):
             having = np.zeros(size, dtype=np.bool_)
             having[self._labels.get(label)] = True
             mask &= having
@@ -409,21 +397,3 @@ _NO_LINKS = Links()
 def _timed(record: Record) -> bool:
     times = (record.expires_at, record.valid_from, record.valid_to)
     return any(value is not None for value in times)
-
-
-def _labels(payload: Payload) -> list[Hashable]:
-    labels: list[Hashable] = [("tag", tag) for tag in payload.tags]
-    labels += [_metadata_label(key, value) for key, value in payload.metadata]
-    if payload.statement is not None:
-        labels.append(statement_key(payload.statement))
-    return labels
-
-
-def _filter_labels(wanted: MemoryFilter) -> list[Hashable]:
-    labels: list[Hashable] = [("tag", tag) for tag in wanted.tags]
-    return labels + [_metadata_label(key, value) for key, value in wanted.metadata.items()]
-
-
-def _metadata_label(key: str, value: object) -> Hashable:
-    """True is not 1 here, but 1 is 1.0: that is how JSON has it."""
-    return ("metadata", key, isinstance(value, bool), value)
