@@ -18,6 +18,7 @@ from mesh.contracts.events import EventType
 from mesh.contracts.tasks import TaskKind
 from mesh.core.clock import VirtualClock
 from mesh.core.errors import (
+    BudgetExceeded,
     DeadlineExceeded,
     EngineError,
     InvalidInput,
@@ -161,6 +162,14 @@ async def test_a_failing_engine_degrades_the_email(error: Exception) -> None:
     assert result.degraded
     assert result.email.subject
     assert 'href="https://fernandoak.example/spring"' in result.html
+
+
+async def test_a_used_up_budget_is_not_asked_twice_for_a_piece() -> None:
+    """Neither waited for nor tried again: the templates answer at once."""
+    model = ScriptedModel(lambda piece, n: BudgetExceeded("used up", {"budget": "task"}, 3_600.0))
+    result = await write(model, clock=VirtualClock())
+    assert result.degraded
+    assert set(model.asked.values()) == {1}
 
 
 async def test_an_engine_that_dies_costs_no_try() -> None:
