@@ -90,8 +90,8 @@ IF_NONE_MATCH = header(
 )
 PRIORITY = header(
     "X-Priority",
-    "Higher goes first among the workspace's requests, -10 to 10",
-    {"type": "string", "pattern": "^(-?[0-9]|-?10)$", "example": "5"},
+    "Below 0: others that wait for the engine may go first",
+    {"type": "string", "pattern": "^(0|-[0-9]|-10)$", "example": "-5"},
 )
 LAST_EVENT_ID = header(
     "Last-Event-ID",

@@ -95,12 +95,13 @@ def timeout_of(headers: dict[bytes, bytes], most_s: float) -> float:
 
 
 def priority_of(headers: dict[bytes, bytes]) -> int:
-    """``x-priority``: -10 to 10, 0 where it isn't sent; higher goes first within a workspace."""
+    """``x-priority``: -10 to 0, 0 where it isn't sent. A request may let others go first; it can't
+    push itself before them, who may be another workspace's."""
     value = headers.get(b"x-priority")
     if value is None:
         return 0
-    if not _PRIORITY.match(value) or not -10 <= int(value) <= 10:
-        raise invalid_field("header.X-Priority", "must be a whole number from -10 to 10")
+    if not _PRIORITY.match(value) or not -10 <= int(value) <= 0:
+        raise invalid_field("header.X-Priority", "must be a whole number from -10 to 0")
     return int(value)
 
 

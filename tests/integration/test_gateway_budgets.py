@@ -130,6 +130,14 @@ async def test_the_api_sets_shows_and_removes(metering: Metering) -> None:
         shaped(await client.delete("/v1/budgets/task.cost.total"), 404, "not_found")
 
 
+async def test_a_priority_can_only_be_given_up(metering: Metering) -> None:
+    async with metering.house.client() as client:
+        for value, status in (("-10", 200), ("0", 200), ("1", 422), ("-11", 422), ("x", 422)):
+            headers = {"x-priority": value}
+            answer = await client.post("/v1/chat/completions", json=chat(), headers=headers)
+            assert answer.status_code == status, value
+
+
 @pytest.mark.parametrize(
     ("wrong", "field"),
     [
