@@ -309,9 +309,9 @@ def _fields(size: Size) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true", help="longer stretches, one socket each")
-    parser.add_argument("--rate", type=float, default=Size.rate)
-    parser.add_argument("--seconds", type=float, default=Size.seconds)
-    parser.add_argument("--per-socket", type=int, default=Size.per_socket)
+    parser.add_argument("--rate", type=float, default=Size().rate)
+    parser.add_argument("--seconds", type=float, default=Size().seconds)
+    parser.add_argument("--per-socket", type=int, default=Size().per_socket)
     given = parser.parse_args()
     size = Size(rate=given.rate, seconds=given.seconds, per_socket=given.per_socket)
     if given.full:

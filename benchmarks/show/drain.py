@@ -18,6 +18,7 @@ from benchmarks.instance import Instance
 from benchmarks.show.table import Claim
 from benchmarks.stream_readers import Load
 from benchmarks.streams import Size, Writers, end_tasks, gateways, log_of, own_tasks, readers_of
+from cluster import loopback
 from cluster.embedded.ray_head import ray_environment
 from cluster.layout import Layout
 from mesh.core.settings import SETTINGS_VARIABLE, settings_from_json
@@ -92,6 +93,7 @@ async def _until(instance: Instance, count: int) -> None:
 
 
 def main() -> None:
+    loopback.apply()  # before Ray is imported: as every driver of the instance joins it
     import ray
     from ray import serve
 
