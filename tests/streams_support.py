@@ -6,19 +6,27 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
 import uvicorn
 import websockets
-from gateway_support import House
+from gateway_support import House, build_house
 from websockets.asyncio.client import ClientConnection
 
 from mesh.contracts.events import EventType
 from mesh.contracts.streams import PROTOCOL
 from mesh.core.ids import uuid7
+from mesh.storage.pool import Database
 from mesh.storage.task_rows import NewTask, TaskRow
+from mesh.streams.connect import connect
+from mesh.streams.options import StreamOptions
+from mesh.streams.presence import ValkeyPresence
+from mesh.streams.valkey import ValkeyStreamLog
+from serve_apps.gateway.app import create_app
+from serve_apps.gateway.live import LiveStreams
 
 LIMIT_S = 20.0
 
@@ -140,3 +148,31 @@ async def play(house: House, row: TaskRow, tokens: int = 20, end: bool = True) -
 
 def text_of(events: list[dict[str, Any]]) -> str:
     return "".join(e["data"]["text"] for e in events if e["type"] == "tokens")
+
+
+@asynccontextmanager
+async def quick_house(database: Database, valkey_url: str) -> AsyncIterator[House]:
+    """A gateway over real parts whose sockets are looked after without leisure."""
+    redis = connect(valkey_url)
+    log = ValkeyStreamLog(redis, StreamOptions(coalesce_s=0.001))
+    built = await build_house(database, valkey_url, streams=log)
+    built.gateway.presence = ValkeyPresence(redis)
+    built.gateway.live = quick_live()
+    built.app = create_app(built.gateway)
+    yield built
+    await built.gateway.live.aclose()
+    await log.aclose()
+    await redis.aclose()
+    await built.redis.aclose()
+
+
+def quick_live() -> LiveStreams:
+    return LiveStreams(tick_s=0.05, presence_every_s=0.3)
+
+
+def changed(house: House, **streams: Any) -> House:
+    """Another replica of the same gateway, with other settings of its streams."""
+    settings = house.gateway.settings
+    new = settings.model_copy(update={"streams": settings.streams.model_copy(update=streams)})
+    gateway = replace(house.gateway, settings=new, live=quick_live())
+    return replace(house, gateway=gateway, app=create_app(gateway))
