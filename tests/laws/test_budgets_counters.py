@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from uuid import UUID, uuid4
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mesh.llm.budgets.counters import Ask, Grant, MemoryCounters, Status
+from mesh.llm.budgets.counters import Ask, Counters, Grant, MemoryCounters, Status
 from mesh.llm.budgets.valkey import ValkeyCounters
 from mesh.streams.connect import connect
 
@@ -44,25 +45,28 @@ def test_the_script_and_its_twin_decide_alike(
     """Leases don't run out within the test: one clock stands, the other hardly moves."""
     workspace = uuid4()
 
+    async def play(counters: Counters) -> list[list[Grant]]:
+        """Seeds come with the ticket that was given last, whatever it was."""
+        await counters.announce(workspace)
+        tickets: dict[str, int] = {}
+        told = []
+        for step in steps:
+            wanted = [replace(ask, ticket=tickets.get(ask.counter, 0)) for _, ask in step]
+            grants = await counters.exchange(workspace, step[0][0], wanted)
+            for ask, grant in zip(wanted, grants, strict=True):
+                tickets[ask.counter] = grant.ticket or tickets.get(ask.counter, 0)
+            told.append([replace(grant, ticket=int(grant.ticket > 0)) for grant in grants])
+        return told
+
     async def there() -> list[list[Grant]]:
         redis = connect(valkey_url)
         try:
-            counters = ValkeyCounters(redis, prefix="test:budget")
-            await counters.announce(workspace)
-            return [
-                await counters.exchange(workspace, step[0][0], [ask for _, ask in step])
-                for step in steps
-            ]
+            return await play(ValkeyCounters(redis, prefix="test:budget"))
         finally:
             await redis.aclose()
 
     async def here() -> list[list[Grant]]:
-        counters = MemoryCounters(lambda: 1_000.0)
-        await counters.announce(workspace)
-        return [
-            await counters.exchange(workspace, step[0][0], [ask for _, ask in step])
-            for step in steps
-        ]
+        return await play(MemoryCounters(lambda: 1_000.0))
 
     assert asyncio.run(there()) == asyncio.run(here())
 
@@ -73,11 +77,15 @@ async def test_counters_that_were_lost_settle_before_they_grant(valkey_url: str)
     workspace = uuid4()
     try:
         counters = ValkeyCounters(redis, prefix="test:budget")
-        ask = Ask("w::tokens:day", 100, 5, 60.0, 1, False, 0, 0, 10, 0, seed=40)
-        granted = (await counters.exchange(workspace, "a", [ask]))[0]
-        assert granted == Grant(Status.SETTLING, 5, 0, 40, 0)
-        twin = MemoryCounters(lambda: 0.0)
-        assert twin.decide(workspace, "a", [ask]) == [granted]
+        ask = Ask("w::tokens:day", 100, 5, 60.0, 1, False, 0, 0, 10, 0)
+        for which in (counters, MemoryCounters(lambda: 10.0)):
+            asked = (await which.exchange(workspace, "a", [ask]))[0]
+            assert asked.status is Status.UNKNOWN
+            stale = replace(ask, seed=40, ticket=asked.ticket - 1)
+            assert (await which.exchange(workspace, "a", [stale]))[0].status is Status.UNKNOWN
+            seeded = replace(ask, seed=40, ticket=asked.ticket)
+            granted = (await which.exchange(workspace, "a", [seeded]))[0]
+            assert granted == Grant(Status.SETTLING, 5, 0, 40, 0)
     finally:
         await redis.aclose()
 
@@ -88,9 +96,11 @@ def test_every_status_has_a_number_of_its_own(status: Status) -> None:
 
 
 def test_counters_of_workspaces_are_apart() -> None:
-    counters = MemoryCounters(lambda: 0.0)
-    ask = Ask("w::tokens:day", 100, 5, 60.0, 1, False, 30, 0, 50, 0, seed=0)
+    counters = MemoryCounters(lambda: 10.0)
     one, two = UUID(int=1), UUID(int=2)
     for workspace in (one, two):
         counters._marks[workspace] = 0.0
+        ask = Ask("w::tokens:day", 100, 5, 60.0, 1, False, 30, 0, 50, 0)
+        ticket = counters.decide(workspace, "a", [ask])[0].ticket
+        ask = replace(ask, seed=0, ticket=ticket)
         assert counters.decide(workspace, "a", [ask]) == [Grant(Status.GRANTED, 5, 50, 30, 0)]

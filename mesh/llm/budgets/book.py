@@ -65,6 +65,7 @@ class Hold:
     multiple: int = 0
     """Of the last call's amount: asked for beyond the need."""
     seed: int | None = None
+    ticket: int = 0
     sequence: int = 0
     pending: bool = False
     """An exchange is under way."""
@@ -235,6 +236,7 @@ class Book:
         if grant.status is Status.LATER:
             self._ahead[hold.counter.id] = grant.window
             return False
+        hold.ticket = grant.ticket
         if grant.status is Status.SEED:
             return True
         if grant.status in (Status.UNKNOWN, Status.GONE):
@@ -312,6 +314,7 @@ class Book:
             need=need,
             spare=spare,
             seed=seed,
+            ticket=hold.ticket,
         )
 
     def _exceeded(self, hold: Hold, amount: int, unix: float) -> BudgetExceeded:

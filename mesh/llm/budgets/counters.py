@@ -26,6 +26,9 @@ LEASE_S = 10.0
 SETTLE_S = 2.0
 """After the counters were lost nothing new is granted for so long: every living process says
 again within that time (see ``meter.BEAT_S``) what it holds."""
+TICKET_S = 1.5
+"""A seed is taken for so long after it was asked for, and only by the counter that asked: one that
+comes later was read before who knows what, or before another loss."""
 SPARE_SHARE = 8
 """Of what is free beyond the need, a process gets this part at most: what others can't use while
 it lies there is bounded by that, and goes back within a second."""
@@ -67,6 +70,8 @@ class Ask:
     spare: int
     seed: int | None = None
     """What the ledger says was spent in this window; None: not looked up."""
+    ticket: int = 0
+    """Of the answer that asked for the seed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +82,8 @@ class Grant:
     spent: int = 0
     others: int = 0
     """Held by others."""
+    ticket: int = 0
+    """Where a seed is asked for: it comes with this."""
 
 
 class Counters(Protocol):
@@ -110,11 +117,13 @@ class MemoryCounters:
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
         self.counters: dict[tuple[UUID, str], _Counter] = {}
+        self._tickets: dict[tuple[UUID, str], int] = {}
         self._marks: dict[UUID, float] = {}
         """Per workspace: until when its counters settle after a loss."""
 
     def lose_everything(self) -> None:
         self.counters.clear()
+        self._tickets.clear()
         self._marks.clear()
 
     async def announce(self, workspace_id: UUID) -> None:
@@ -129,10 +138,11 @@ class MemoryCounters:
 
     def _one(self, key: tuple[UUID, str], holder: str, ask: Ask, now: float) -> Grant:
         counter = self.counters.get(key)
+        seed = ask.seed if ask.ticket == self._valid_ticket(key, now) else None
         if counter is None:
-            if ask.seed is None or ask.known:
-                return Grant(Status.UNKNOWN, ask.window)
-            counter = self.counters[key] = _Counter(ask.window, ask.seed)
+            if seed is None or ask.known:
+                return Grant(Status.UNKNOWN, ask.window, ticket=self._ticket(key, now))
+            counter = self.counters[key] = _Counter(ask.window, seed)
             self._marks.setdefault(key[0], now + SETTLE_S)
         if ask.window > counter.window:
             counter.window, counter.spent, counter.holders = ask.window, 0, {}
@@ -141,9 +151,9 @@ class MemoryCounters:
         settling = now < self._marks.get(key[0], 0.0)
         gone = [name for name, h in counter.holders.items() if h.expires <= now]
         if settling or any(counter.holders[name].held for name in gone):
-            if ask.seed is None:
-                return Grant(Status.SEED, ask.window)
-            counter.spent = max(counter.spent, ask.seed)
+            if seed is None:
+                return Grant(Status.SEED, ask.window, ticket=self._ticket(key, now))
+            counter.spent = max(counter.spent, seed)
         for name in gone:
             del counter.holders[name]
         mine = counter.holders.get(holder)
@@ -162,3 +172,14 @@ class MemoryCounters:
         )
         status = Status.SETTLING if settling else Status.GRANTED
         return Grant(status, counter.window, held, counter.spent, others)
+
+    def _valid_ticket(self, key: tuple[UUID, str], now: float) -> int | None:
+        ticket = self._tickets.get(key)
+        return None if ticket is None or now * 1_000 - ticket > TICKET_S * 1_000 else ticket
+
+    def _ticket(self, key: tuple[UUID, str], now: float) -> int:
+        """The one that is valid, else a new one."""
+        ticket = self._valid_ticket(key, now)
+        if ticket is None:
+            ticket = self._tickets[key] = int(now * 1_000)
+        return ticket

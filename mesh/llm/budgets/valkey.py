@@ -14,17 +14,18 @@ from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, RedisError
 
 from mesh.core.errors import Unavailable
-from mesh.llm.budgets.counters import LEASE_S, SETTLE_S, SPARE_SHARE, Ask, Grant, Status
+from mesh.llm.budgets.counters import LEASE_S, SETTLE_S, SPARE_SHARE, TICKET_S, Ask, Grant, Status
 
 CHANGED_CHANNEL = "maily:budgets"
 """Pub/sub: a workspace's budgets were changed (message: its id)."""
 _TIMEOUT_S = 1.0
 
 SCRIPT = """
--- KEYS: the workspace's mark, then one hash per counter: w window, s spent, and per holder
--- 'h:<holder>' = 'held used expires sequence'.
--- ARGV: holder, lease (ms), settling time (ms), spare's share, then 10 for each counter:
--- limit, window, ttl (ms), sequence, known, used, floor, need, spare, seed (-1: none)
+-- KEYS: the workspace's mark, then one hash per counter: w window, s spent, t the ticket for a
+-- seed (when it was given), and per holder 'h:<holder>' = 'held used expires sequence'.
+-- ARGV: holder, lease (ms), settling time (ms), spare's share, a ticket's life (ms), then 11 for
+-- each counter: limit, window, ttl (ms), sequence, known, used, floor, need, spare, seed (-1:
+-- none), ticket
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 local holder, lease = ARGV[1], tonumber(ARGV[2])
@@ -33,16 +34,18 @@ local function number(at) return tonumber(ARGV[at]) end
 local mark = redis.call('GET', KEYS[1])
 local out = {}
 for index = 2, #KEYS do
-  local key, at = KEYS[index], 4 + (index - 2) * 10
+  local key, at = KEYS[index], 5 + (index - 2) * 11
   local limit, window, ttl = number(at + 1), number(at + 2), number(at + 3)
   local sequence, known, used = number(at + 4), ARGV[at + 5] == '1', number(at + 6)
   local floor, need, spare, seed = number(at + 7), number(at + 8), number(at + 9), number(at + 10)
+  local ticket = 0
   local flat = redis.call('HGETALL', key)
   local stored, spent, others, mine, gone, died = nil, 0, 0, nil, {}, false
   for i = 1, #flat, 2 do
     local name, value = flat[i], flat[i + 1]
     if name == 'w' then stored = tonumber(value)
     elseif name == 's' then spent = tonumber(value)
+    elseif name == 't' then ticket = tonumber(value)
     else
       local h, u, e, q = string.match(value, '^(%d+) (%d+) (%d+) (%d+)$')
       if tonumber(e) <= now then
@@ -52,9 +55,18 @@ for index = 2, #KEYS do
       else others = others + tonumber(h) end
     end
   end
+  local timely = now - ticket <= tonumber(ARGV[5])
+  if not timely or number(at + 11) ~= ticket then seed = -1 end
+  local function wanted(status)
+    if not timely then
+      ticket = now
+      redis.call('HSET', key, 't', text(now))
+    end
+    return {status, window, 0, 0, 0, ticket}
+  end
   local answer = nil
   if stored == nil then
-    if seed < 0 or known then answer = {1, window, 0, 0, 0}
+    if seed < 0 or known then answer = wanted(1)
     else
       stored, spent = window, seed
       redis.call('HSET', key, 'w', text(window), 's', text(seed))
@@ -71,7 +83,7 @@ for index = 2, #KEYS do
   local settling = mark and now < tonumber(mark)
   if not answer and (died or settling) then
     -- The ledger may have what nobody told us.
-    if seed < 0 then answer = {6, window, 0, 0, 0} else spent = math.max(spent, seed) end
+    if seed < 0 then answer = wanted(6) else spent = math.max(spent, seed) end
   end
   if not answer then
     if #gone > 0 then redis.call('HDEL', key, unpack(gone)) end
@@ -89,8 +101,8 @@ for index = 2, #KEYS do
         text(held) .. ' ' .. text(used) .. ' ' .. text(now + lease) .. ' ' .. text(sequence))
       answer = {settling and 4 or 0, stored, held, spent, others}
     end
-    redis.call('PEXPIRE', key, text(ttl))
   end
+  redis.call('PEXPIRE', key, text(ttl))
   out[#out + 1] = answer
 end
 return out
@@ -111,6 +123,7 @@ class ValkeyCounters:
             round(LEASE_S * 1_000),
             round(SETTLE_S * 1_000),
             SPARE_SHARE,
+            round(TICKET_S * 1_000),
         ]
         for ask in asks:
             arguments += [
@@ -124,6 +137,7 @@ class ValkeyCounters:
                 ask.need,
                 ask.spare,
                 -1 if ask.seed is None else ask.seed,
+                ask.ticket,
             ]
         try:
             async with asyncio.timeout(_TIMEOUT_S):
