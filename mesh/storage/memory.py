@@ -74,12 +74,16 @@ CROSS JOIN LATERAL (
     WHERE positions && places.kept
 ) AS w
 """
+# Words are hashed per namespace, so their index alone finds just this namespace's rows. The planner
+# can't know that and would rather read the namespace whole: it is not shown the other conditions.
 _SEARCH = """
-SELECT i.id, ts_rank(i.words, q, 1) AS rank
-FROM memory_items i, (SELECT $3::tsquery AS q) AS asked
-WHERE i.words @@ q AND i.workspace_id = $1 AND i.namespace = $2
-  AND ($5::uuid[] IS NULL OR i.id = ANY($5)) AND i.state = ANY($6::text[])
-ORDER BY rank DESC, i.id LIMIT $4
+WITH hits AS MATERIALIZED (
+    SELECT id, words, state, namespace, workspace_id FROM memory_items WHERE words @@ $3::tsquery
+)
+SELECT id, ts_rank(words, $3::tsquery, 1) AS rank FROM hits
+WHERE workspace_id = $1 AND namespace = $2
+  AND ($5::uuid[] IS NULL OR id = ANY($5)) AND state = ANY($6::text[])
+ORDER BY rank DESC, id LIMIT $4
 """
 _COMMON = """
 SELECT word, ndoc FROM ts_stat(
