@@ -127,9 +127,8 @@ class GroupWriter:
         """Drafts that say something new; the others are answered with what is there."""
         drafts = [draft for request in group for draft in request.drafts]
         known = await self._repository.known(
-            list({draft.record.namespace for draft in drafts}),
-            [d.record.client_hash for d in drafts if d.record.client_hash is not None],
-            [draft.record.content_hash for draft in drafts],
+            [(r.namespace, r.client_hash) for d in drafts if (r := d.record).client_hash],
+            [(draft.record.namespace, draft.record.content_hash) for draft in drafts],
         )
         by_client = {r.client_hash: r for r in known if r.client_hash is not None}
         by_content = {(r.namespace, r.content_hash): r for r in known}

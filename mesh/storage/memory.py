@@ -12,6 +12,8 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+import asyncpg
+
 from mesh.core.errors import NotFound
 from mesh.memory.placement import bucket_of, shard_of
 from mesh.memory.record import Record
@@ -54,11 +56,22 @@ _PAGE = (
     + """ WHERE i.workspace_id = $1 AND i.id > $2 AND ($3::uuid IS NULL OR i.namespace = $3)
     ORDER BY i.id LIMIT $4"""
 )
-_KNOWN = (
-    SELECT
-    + """ WHERE i.namespace = ANY($1::uuid[]) AND (i.client_hash = ANY($2::bytea[])
-        OR i.content_hash = ANY($3::bytea[]) AND i.state = 'active')"""
-)
+# One look into an index for each: otherwise the planner, to whom these hashes are all alike, would
+# read the namespaces whole.
+_IDS_OF_CLIENTS = """
+SELECT found.id FROM unnest($1::uuid[], $2::bytea[]) AS w (namespace, hash)
+CROSS JOIN LATERAL (
+    SELECT id FROM memory_items m WHERE m.namespace = w.namespace AND m.client_hash = w.hash LIMIT 1
+) AS found
+"""
+_IDS_OF_CONTENTS = """
+SELECT found.id FROM unnest($1::uuid[], $2::bytea[]) AS w (namespace, hash)
+CROSS JOIN LATERAL (
+    SELECT id FROM memory_items m
+    WHERE m.namespace = w.namespace AND m.content_hash = w.hash AND m.state = 'active' LIMIT 1
+) AS found
+"""
+_BY_IDS = SELECT + " WHERE i.id = ANY($1::uuid[])"
 # Stop words of the language are left out of the plain words, too: both count places alike.
 _LEXEMES = """
 SELECT t.n, w.lexeme, w.positions
@@ -154,7 +167,7 @@ class MemoryRepository:
         """Rows written or changed after that change, oldest first, a page at a time."""
         bucket = bucket_of(shard_of(namespace))
         while True:
-            rows = await self._db.fetch(_SINCE, namespace, change, PAGE, bucket)
+            rows = await self._in_order(_SINCE, namespace, change, PAGE, bucket)
             if rows:
                 yield [record_of(row) for row in rows]
                 change = rows[-1]["change"]
@@ -173,7 +186,7 @@ class MemoryRepository:
         """All rows of a workspace (or one of its namespaces) in the order of their ids."""
         after = UUID(int=0)
         while True:
-            rows = await self._db.fetch(_PAGE, workspace, after, namespace, size)
+            rows = await self._in_order(_PAGE, workspace, after, namespace, size)
             if rows:
                 yield [record_of(row) for row in rows]
                 after = rows[-1]["id"]
@@ -232,11 +245,20 @@ class MemoryRepository:
         await self._db.transact(work)
 
     async def known(
-        self, namespaces: Sequence[UUID], clients: Sequence[bytes], contents: Sequence[bytes]
+        self, clients: Sequence[tuple[UUID, bytes]], contents: Sequence[tuple[UUID, bytes]]
     ) -> list[Record]:
-        """Rows with one of these clients' ids, and active rows with one of these contents."""
-        rows = await self._db.fetch(_KNOWN, [*namespaces], [*clients], [*contents])
-        return [record_of(row) for row in rows]
+        """Rows with one of these clients' ids, and active rows with one of these contents; each
+        by its namespace."""
+        ids = {row["id"] for row in await self._pairs(_IDS_OF_CONTENTS, contents)}
+        ids |= {row["id"] for row in await self._pairs(_IDS_OF_CLIENTS, clients)}
+        if not ids:
+            return []
+        return [record_of(row) for row in await self._db.fetch(_BY_IDS, [*ids])]
+
+    async def _pairs(self, sql: str, pairs: Sequence[tuple[UUID, bytes]]) -> list[asyncpg.Record]:
+        if not pairs:
+            return []
+        return await self._db.fetch(sql, [one for one, _ in pairs], [other for _, other in pairs])
 
     async def overdue(self, shards: Sequence[int], limit: int) -> dict[UUID, int]:
         """Memories of these shards that have expired, the longest first, with their shards."""
@@ -335,6 +357,16 @@ class MemoryRepository:
             "oldest": min(oldest, default=None),
             "newest": max(newest, default=None),
         }
+
+    async def _in_order(self, sql: str, *args: Any) -> list[asyncpg.Record]:
+        """A page by an index that has its order. Before a table was ever analysed the planner
+        would rather sort all that is left, for every page, and on disk."""
+
+        async def work(connection: Connection) -> list[asyncpg.Record]:
+            await connection.execute("SET LOCAL enable_sort = off")
+            return await connection.fetch(sql, *args)
+
+        return await self._db.transact(work)
 
 
 def _namespace(row: Any) -> NamespaceRow:

@@ -12,7 +12,7 @@ import pytest_asyncio
 from memory_support import BRAND, House, asked, contact, memory, open_house, settings_for
 
 from mesh.contracts.memory import MemoryAnswer
-from mesh.core.errors import Fenced, Unavailable
+from mesh.core.errors import DeadlineExceeded, Fenced, Unavailable
 from mesh.memory.placement import shard_of, shards_of
 from mesh.storage.leases import Lease
 from mesh.storage.memory_rows import Draft
@@ -78,10 +78,10 @@ async def test_writes_wait_for_the_new_owner_and_reads_fall_back(house: House) -
     (item,) = await house.remember(memory("Written before anybody died."))
     await house.hosts.kill(ZERO)
     await house.hosts.kill(ONE)
-    told = await house.client.recall(house.workspace, asked("who died"), timeout_s=1.0)
+    told = await house.client.recall(house.workspace, asked("who died"), timeout_s=4.0)
     assert [hit.item.id for hit in told.hits] == [item.id]
     assert told.degraded
-    with pytest.raises(Unavailable):
+    with pytest.raises((Unavailable, DeadlineExceeded)):
         await house.client.remember(house.workspace, [memory("Lost?")], timeout_s=0.3)
     writing = asyncio.create_task(house.remember(memory("Written while nobody was there.")))
     await asyncio.sleep(0.1)
