@@ -1,7 +1,7 @@
 """A gateway replica goes away under its readers: they are told, and go on elsewhere.
 
-Readers of both kinds follow streams that are being written while Serve is told to run one gateway
-replica fewer, and then as many as before.
+Readers of both kinds follow streams that are being written while Serve rolls out the gateway anew
+with one replica fewer, and then with as many as before.
 
     python -m benchmarks.show.drain REPLICAS   (with the environment of the instance's drivers)
 """
@@ -57,10 +57,10 @@ async def run(instance: Instance) -> list[Claim]:
         await end_tasks(instance, tasks)
     return [
         Claim(
-            f"a gateway replica goes away under {len(readers)} connections",
-            f"{told} told and handed over, {max(0, moved - told)} cut without a word; "
+            f"gateway replicas are replaced under {len(readers)} connections",
+            f"{told} hand-overs, {max(0, moved - told)} cut without a word; "
             f"{lost} lost, {doubled} doubled of {numbers:,} tokens",
-            "all told; 0 lost, 0 doubled",
+            "none cut without a word; 0 lost, 0 doubled",
             told > 0 and moved <= told and lost + doubled == 0,
         )
     ]
