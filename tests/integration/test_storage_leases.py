@@ -8,7 +8,7 @@ import uuid
 import pytest
 
 from mesh.core.errors import Fenced
-from mesh.storage.leases import Lease, Leases, check_lease
+from mesh.storage.leases import Lease, Leases, check_lease, check_leases
 from mesh.storage.pool import Database
 
 
@@ -116,3 +116,41 @@ async def test_nobody_takes_over_in_the_middle_of_a_checked_write(
     taken = await taking
     assert taken is not None
     assert taken.epoch == 2
+
+
+async def test_many_are_renewed_at_once_and_the_lost_are_missing(
+    leases: Leases, database: Database
+) -> None:
+    mine = [await leases.acquire(f"many/{n}", "a/1", 30.0) for n in range(3)]
+    held = [lease for lease in mine if lease is not None]
+    assert len(held) == 3
+    await leases.release(held[1])
+    taken = await leases.acquire("many/1", "b/1", 30.0)
+    assert taken is not None
+    renewed = await leases.renew_many(held[::-1], 60.0)
+    assert {lease.key for lease in renewed} == {"many/0", "many/2"}
+    assert all(lease.expires_at > held[0].expires_at for lease in renewed)
+    assert await leases.renew_many([], 60.0) == []
+    async with database.transaction() as connection:
+        await check_leases(connection, renewed)
+        with pytest.raises(Fenced) as caught:
+            await check_leases(connection, held)
+    assert caught.value.details == {"keys": ["many/1"]}
+    assert [lease.owner for lease in await leases.held("many/")] == ["a/1", "b/1", "a/1"]
+    assert await leases.held("many") != []
+    assert await leases.held("nobody/") == []
+
+
+async def test_a_successor_ends_what_its_former_self_holds(leases: Leases) -> None:
+    former = await leases.acquire("role/0", "worker-1/old", 30.0)
+    other = await leases.acquire("role/1", "worker-10/old", 30.0)
+    assert former is not None
+    assert other is not None
+    assert await leases.acquire("role/0", "worker-1/new", 30.0) is None
+    await leases.release_former("role/", "worker-1/", "worker-1/new")
+    mine = await leases.acquire("role/0", "worker-1/new", 30.0)
+    assert mine is not None
+    assert mine.epoch == former.epoch + 1
+    await leases.release_former("role/", "worker-1/", "worker-1/new")
+    owners = [lease.owner for lease in await leases.held("role/")]
+    assert owners == ["worker-1/new", "worker-10/old"]
