@@ -50,10 +50,10 @@ from mesh.core.errors import (
 from mesh.core.genai import retrieval_span
 from mesh.llm.call import current_call
 from mesh.memory.options import MemoryOptions
-from mesh.memory.partition import Found
 from mesh.memory.placement import shard_of
 from mesh.memory.ranking import answer
 from mesh.memory.record import item_of, open_payload
+from mesh.memory.shapes import Found
 from mesh.memory.vault import Vault
 from mesh.storage.memory import MemoryRepository
 

@@ -17,8 +17,9 @@ import numpy as np
 from mesh.contracts.memory import MemoryQuery, Namespace, SearchMode
 from mesh.core.clock import Clock
 from mesh.memory.options import MemoryOptions
-from mesh.memory.partition import Found, Head, Partition
+from mesh.memory.partition import Partition
 from mesh.memory.record import Record
+from mesh.memory.shapes import Found, Head
 from mesh.memory.vault import Vault
 from mesh.memory.words import configuration, query_text
 from mesh.storage.memory import MemoryRepository

@@ -27,7 +27,7 @@ from mesh.contracts.memory import (
 )
 from mesh.core.errors import MailyError, Unavailable
 from mesh.core.logging import get_logger
-from mesh.memory.partition import Found
+from mesh.memory.shapes import Found
 
 log = get_logger("memory.host")
 

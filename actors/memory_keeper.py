@@ -17,8 +17,9 @@ from mesh.core.errors import Internal
 from mesh.core.ids import uuid7
 from mesh.core.logging import get_logger
 from mesh.memory.options import MemoryOptions
-from mesh.memory.partition import Head, Partition
+from mesh.memory.partition import Partition
 from mesh.memory.placement import shard_of
+from mesh.memory.shapes import Head
 from mesh.memory.snapshot import SnapshotInfo, Torn, path_of, read_snapshot, shred, write_snapshot
 from mesh.memory.vault import Vault, namespace_context
 from mesh.storage.leases import Lease

@@ -39,9 +39,10 @@ from mesh.core.errors import Conflict, InvalidInput, NotFound
 from mesh.core.ids import uuid7
 from mesh.memory.gate import Admitted, admit
 from mesh.memory.options import MemoryOptions
-from mesh.memory.partition import Floats, Found, Partition
+from mesh.memory.partition import Floats, Partition
 from mesh.memory.placement import shard_of
 from mesh.memory.record import Record, item_of, open_payload, seal_record
+from mesh.memory.shapes import Found
 from mesh.memory.vault import Vault
 from mesh.memory.words import configuration, query_text, vector_text
 from mesh.storage.leases import Leases

@@ -19,7 +19,7 @@ from actors.memory_loop import MemoryLoop
 from actors.memory_open import host_options, open_host_parts, open_memory
 from actors.memory_store import MemoryStore
 from mesh.contracts.memory import MemoryKind, MemoryQuery, Namespace, NamespaceKind, NewMemory
-from mesh.core.errors import Unavailable
+from mesh.core.errors import DeadlineExceeded, Unavailable
 from mesh.core.ids import uuid7
 from mesh.core.settings import PostgresSettings, RedisSettings, Settings
 from mesh.core.settings_memory import MemorySettings
@@ -83,8 +83,11 @@ class LocalHosts:
         self.calls.append((host, method))
         if host not in self.hosts:
             raise Unavailable(f"{host} can't be reached")
-        async with asyncio.timeout(timeout_s):
-            return await getattr(self.hosts[host], method)(*args)
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await getattr(self.hosts[host], method)(*args)
+        except TimeoutError:
+            raise DeadlineExceeded from None
 
     def start(self, name: str) -> MemoryLoop:
         parts = open_host_parts(self.context)

@@ -113,6 +113,19 @@ class Postings:
             else:
                 self._found.pop(label, None)
 
+    def moved(self, places: Mapping[int, int]) -> dict[Hashable, list[int]]:
+        """All of them, with other positions in place of theirs."""
+        return {
+            label: [places[position] for position in self.get(label).tolist()]
+            for label in self._found
+        }
+
+    def restore(self, found: Mapping[Hashable, Sequence[int]]) -> None:
+        """As ``moved`` gave them."""
+        for label, positions in found.items():
+            array = np.array(positions, dtype=np.int64)
+            self._found[label] = (array, len(array))
+
     def get(self, label: Hashable) -> npt.NDArray[np.int64]:
         array, count = self._found.get(label, (np.empty(0, dtype=np.int64), 0))
         return array[:count]

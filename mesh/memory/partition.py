@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from uuid import UUID
 
 import numpy as np
 import numpy.typing as npt
 
-from mesh.contracts.memory import MemoryFilter, MemoryItem, Namespace, Statement
+from mesh.contracts.memory import MemoryFilter, MemoryItem, Statement
 from mesh.memory.columns import (
     ACTIVE,
     KIND_CODE,
@@ -40,50 +40,11 @@ from mesh.memory.record import (
     open_vector,
     seconds,
 )
+from mesh.memory.shapes import Found, Frozen, Head, Links
 from mesh.memory.vault import Vault
 
 Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """What holds for a whole namespace."""
-
-    workspace_id: UUID
-    id: UUID
-    """Blind."""
-    shard: int
-    salt: bytes
-    namespace: Namespace
-    dimensions: int
-
-
-@dataclass(frozen=True, slots=True)
-class Links:
-    """Of the few memories that have any."""
-
-    merged_into: UUID | None = None
-    superseded_by: UUID | None = None
-    derived_from: tuple[UUID, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A candidate of a search, as the owner hands it to whoever ranks."""
-
-    record: Record
-    """Without its sealed parts."""
-    said: bytes
-    """Its payload, opened and not yet read: most candidates are not chosen."""
-    vector: bytes
-    """Half precision, of unit length: for likeness among candidates. Empty: nobody asks."""
-    dense: float | None = None
-    text: float | None = None
-
-    @property
-    def item(self) -> MemoryItem:
-        return item_of(self.record, Payload.decode(self.said))
 
 
 class Partition:
@@ -144,22 +105,22 @@ class Partition:
                 self._at[record.id] = position
                 self._set(position, record)
 
-    def restore(
-        self, columns: Columns, codes: npt.NDArray[np.float16], links: dict[int, Links]
-    ) -> None:
-        """Fill an empty partition from a snapshot's parts (positions 0, 1, …)."""
-        if not len(codes):
+    def restore(self, frozen: Frozen) -> None:
+        """Fill an empty partition with what ``freeze`` gave (positions 0, 1, …)."""
+        size = len(frozen.codes)
+        if not size:
             return
+        columns = frozen.columns
         with self._lock.writing():
-            self.index.add(codes.astype(np.float32))
+            self.index.add(frozen.codes.astype(np.float32))
             self.columns = columns
-            self._links = dict(links)
-            for position in range(len(codes)):
-                record = self._record(position)
-                self._at[record.id] = position
-                self._labels.add(labels_of(open_payload(self._vault, record)), position)
-                self._timed += _timed(record)
-                self._idle += record.state is not STATES[ACTIVE]
+            self._links = dict(frozen.links)
+            self._labels.restore(frozen.labels)
+            self._at = {self._id(position): position for position in range(size)}
+            times = (columns.expires, columns.valid_from, columns.valid_to)
+            self._timed = int(np.count_nonzero(np.logical_or.reduce(np.isfinite(times))))
+            self._idle = int(np.count_nonzero(columns.state != ACTIVE))
+            self.position = frozen.position
 
     def erase(self, ids: Iterable[UUID]) -> int:
         """Gone from every part of it; gives how many were there."""
@@ -273,14 +234,18 @@ class Partition:
             order = np.argsort(columns.change[positions], kind="stable")[:limit]
             return [self._id(position) for position in positions[order].tolist()]
 
-    def freeze(self) -> tuple[Columns, npt.NDArray[np.float16], dict[int, Links], int]:
-        """Copies of all that ``restore`` needs, positions closed up, and the newest change."""
+    def freeze(self) -> Frozen:
+        """Copies of all that ``restore`` needs, positions closed up."""
         with self._lock.reading():
             positions = np.array(sorted(self._at.values()), dtype=np.int64)
-            packed = {int(old): new for new, old in enumerate(positions.tolist())}
-            links = {packed[old]: value for old, value in self._links.items()}
-            codes = self.index.dump(positions)
-            return self.columns.taken(positions), codes, links, self.position
+            places = {old: new for new, old in enumerate(positions.tolist())}
+            return Frozen(
+                columns=self.columns.taken(positions),
+                codes=self.index.dump(positions),
+                labels=self._labels.moved(places),
+                links={places[old]: value for old, value in self._links.items()},
+                position=self.position,
+            )
 
     def statistics(self) -> dict[str, int | float]:
         return {

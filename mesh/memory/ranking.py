@@ -23,7 +23,7 @@ from mesh.memory.fusion import fuse
 from mesh.memory.mmr import diversify
 from mesh.memory.options import KindPolicy
 from mesh.memory.packing import pack
-from mesh.memory.partition import Found
+from mesh.memory.shapes import Found
 
 
 @dataclass(frozen=True, slots=True)

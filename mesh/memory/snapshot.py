@@ -26,11 +26,12 @@ import orjson
 from mesh.core.errors import Conflict, MailyError
 from mesh.memory.columns import DTYPES, Columns
 from mesh.memory.options import MemoryOptions
-from mesh.memory.partition import Head, Links, Partition
+from mesh.memory.partition import Partition
+from mesh.memory.shapes import Frozen, Head, Links
 from mesh.memory.vault import Vault
 
 MAGIC = b"MAILYMEM1\n"
-VERSION = 1
+VERSION = 2
 FRAME_BYTES = 8 * 1024 * 1024
 
 
@@ -56,7 +57,8 @@ def path_of(folder: Path, namespace: UUID, identity: UUID) -> Path:
 def write_snapshot(path: Path, partition: Partition, info: SnapshotInfo, vault: Vault) -> int:
     """Atomic: the file is whole and on disk, or not there. Gives the newest change that it holds.
     Blocks."""
-    columns, codes, links, position = partition.freeze()
+    frozen = partition.freeze()
+    columns, codes = frozen.columns, frozen.codes
     blobs = [getattr(columns, name).tobytes() for name in DTYPES]
     blobs += [codes.tobytes(), b"".join(columns.sealed)]
     header = {
@@ -64,17 +66,18 @@ def write_snapshot(path: Path, partition: Partition, info: SnapshotInfo, vault: 
         "namespace": str(info.namespace),
         "dimensions": partition.head.dimensions,
         "count": len(codes),
-        "position": position,
+        "position": frozen.position,
         "columns": list(DTYPES),
         "blobs": [len(blob) for blob in blobs],
         "sealed": [len(sealed) for sealed in columns.sealed],
+        "labels": [[label, positions] for label, positions in frozen.labels.items()],
         "links": [
             [
                 at,
                 *map(_text, (link.merged_into, link.superseded_by)),
                 [*map(str, link.derived_from)],
             ]
-            for at, link in links.items()
+            for at, link in frozen.links.items()
         ],
     }
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -89,7 +92,7 @@ def write_snapshot(path: Path, partition: Partition, info: SnapshotInfo, vault: 
         file.flush()
         os.fsync(file.fileno())
     unfinished.replace(path)
-    return position
+    return frozen.position
 
 
 def read_snapshot(
@@ -148,8 +151,15 @@ def _read(
     if len(columns.sealed) != count:
         raise Torn("The snapshot is not whole.")
     partition = Partition(head, vault, options)
-    partition.restore(columns, codes, {at: _links(*link) for at, *link in header["links"]})
-    partition.position = header["position"]
+    partition.restore(
+        Frozen(
+            columns=columns,
+            codes=codes,
+            labels={tuple(label): positions for label, positions in header["labels"]},
+            links={at: _links(*link) for at, *link in header["links"]},
+            position=header["position"],
+        )
+    )
     return partition
 
 

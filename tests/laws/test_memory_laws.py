@@ -23,8 +23,9 @@ from mesh.memory.gate import admit
 from mesh.memory.mmr import diversify
 from mesh.memory.options import POLICIES, ConsolidationOptions, GateOptions
 from mesh.memory.packing import pack, tokens_of
-from mesh.memory.partition import Head, Partition
+from mesh.memory.partition import Partition
 from mesh.memory.record import Record, item_of, open_payload, seal_record
+from mesh.memory.shapes import Head
 from mesh.memory.snapshot import SnapshotInfo, read_snapshot, write_snapshot
 from mesh.memory.vault import Vault
 

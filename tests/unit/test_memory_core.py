@@ -32,10 +32,10 @@ from mesh.memory.forgetting import Redactor, authentic, describe, sealed
 from mesh.memory.gate import admit
 from mesh.memory.options import DAY_S, POLICIES, ConsolidationOptions, GateOptions
 from mesh.memory.packing import pack, tokens_of
-from mesh.memory.partition import Found
 from mesh.memory.placement import SHARDS, owner_of, shard_of, shards_of
 from mesh.memory.ranking import answer
 from mesh.memory.record import Payload, Record, open_payload, open_vector, seal_record
+from mesh.memory.shapes import Found
 from mesh.memory.vault import Unreadable, Vault
 from mesh.memory.words import Lexeme, configuration, query_text, vector_text
 
