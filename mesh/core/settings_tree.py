@@ -20,6 +20,7 @@ from mesh.core.settings_memory import MemorySettings
 from mesh.core.settings_section import Section
 from mesh.core.settings_streams import StreamSettings
 from mesh.core.settings_tools import ToolSettings
+from mesh.core.settings_trust import TrustSettings
 
 Port = int
 
@@ -198,6 +199,7 @@ class Settings(BaseSettings):
     streams: StreamSettings = StreamSettings()
     tools: ToolSettings = ToolSettings()
     memory: MemorySettings = MemorySettings()
+    trust: TrustSettings = TrustSettings()
     postgres: PostgresSettings = PostgresSettings()
     redis: RedisSettings = RedisSettings()
     ray: RaySettings = RaySettings()

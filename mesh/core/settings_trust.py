@@ -1,0 +1,93 @@
+"""Settings of trust: who holds the batches, when they close, and which networks have the roots."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, SecretStr, StringConstraints, model_validator
+
+from mesh.core.settings_section import Section
+
+NetworkName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
+
+
+class NetworkSettings(Section):
+    """One EVM network that gets the roots."""
+
+    url: str
+    """JSON-RPC endpoint, ``http://`` or ``https://``."""
+    chain_id: int = Field(ge=1, lt=2**53)
+    """Checked against the node: a wrong one is never written to."""
+    method: Literal["event", "calldata"] = "event"
+    """event: a log of the registry. calldata: a transaction to oneself with the root as input."""
+    contract: str | None = Field(default=None, pattern="^0x[0-9a-fA-F]{40}$")
+    """Of the registry; unset: the address that it has on every chain, deployed if missing."""
+    confirmations: int = Field(default=2, ge=1, le=1_000)
+    """Blocks, its own included, after which a root counts as confirmed."""
+    finality: Literal["tag", "depth"] = "tag"
+    """tag: final is what the node calls ``finalized``. depth: ``final_depth`` blocks."""
+    final_depth: int = Field(default=64, ge=1, le=100_000)
+    key: SecretStr | None = None
+    """Private key of the account that pays, 32 bytes in hex. Unset: the instance's own, made at
+    the first start."""
+    timeout_s: float = Field(default=5.0, gt=0)
+    """Of one call to the node."""
+    poll_s: float = Field(default=1.0, gt=0.01)
+    """Between two looks at the chain while something is not final."""
+    replace_after_s: float = Field(default=60.0, gt=0)
+    """A transaction that no block took for so long is sent again with a higher fee."""
+    max_fee_gwei: float = Field(default=200.0, gt=0)
+    """Per gas, never more: above it a root waits."""
+    max_tip_gwei: float = Field(default=2.0, ge=0)
+    budget_wei_per_day: int = Field(default=10**17, ge=0)
+    """Fees of one day (UTC), never more: above it roots wait and an alarm says so."""
+    low_balance_wei: int = Field(default=10**16, ge=0)
+    """Below it an alarm is raised."""
+
+
+class TrustSettings(Section):
+    hosts: int = Field(default=1, ge=0, le=16)
+    """Processes that take messages in and close batches; each takes over another's within
+    seconds. 0: nothing is certified, and what was is read from the database."""
+    lease_s: float = Field(default=2.0, gt=0.2)
+    heartbeat_s: float = Field(default=0.4, gt=0.05)
+    key_name: str = Field(default="localhost/trust", pattern=r"^[!-*,-~]{1,200}$")
+    """Name of the keys that sign: an address without scheme that readers know you by."""
+    public_url: str | None = Field(default=None, pattern=r"^https?://[^\s]+$")
+    """Where readers of mail reach the gateway (links, QR codes). Unset: its local address."""
+    networks: dict[NetworkName, NetworkSettings] = Field(default_factory=dict)
+    """In order of preference. Empty: the node of section ``evm``, as ``local`` (and
+    ``standby``)."""
+    networks_needed: int = Field(default=1, ge=1, le=16)
+    """How many networks must have a root as final before anything says final."""
+    batch_close_s: float = Field(default=300.0, gt=0)
+    """A rolling batch (single mails) closes so long after its first message …"""
+    batch_close_leaves: int = Field(default=100_000, ge=1)
+    """… or with so many."""
+    revocations_close_s: float = Field(default=3.0, gt=0)
+    """Revocations are put into a tree so long after the first of them."""
+    max_batch_leaves: int = Field(default=5_000_000, ge=1, le=2**31)
+    max_message_bytes: int = Field(default=2_097_152, ge=1_024)
+    max_open_batches: int = Field(default=256, ge=1)
+    """Of one workspace."""
+    tasks: int = Field(default=2, ge=1, le=256)
+    """Pieces of work (canonicalising, hashing) that one host has out at once."""
+    queue_bytes: int = Field(default=67_108_864, ge=1_048_576)
+    """Messages that wait in one host; more are refused."""
+    pending_alarm_s: float = Field(default=600.0, gt=0)
+    """A root that is not confirmed after so long raises an alarm."""
+
+    @model_validator(mode="after")
+    def _heartbeats_fit_the_lease(self) -> Self:
+        if self.heartbeat_s * 2 > self.lease_s:
+            raise ValueError("heartbeat_s must be at most half of lease_s")
+        return self
+
+    @model_validator(mode="after")
+    def _enough_networks(self) -> Self:
+        if self.networks and self.networks_needed > len(self.networks):
+            raise ValueError(f"networks_needed must be at most {len(self.networks)}")
+        chains = [network.chain_id for network in self.networks.values()]
+        if len(set(chains)) != len(chains):
+            raise ValueError("two networks have the same chain_id")
+        return self
