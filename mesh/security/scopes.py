@@ -23,9 +23,9 @@ MEMORY_WRITE = "memory:write"
 MEMORY_FORGET = "memory:forget"
 STREAMS_READ = "streams:read"
 STREAMS_WRITE = "streams:write"
-MEMORY_READ = "memory:read"
-MEMORY_WRITE = "memory:write"
-MEMORY_FORGET = "memory:forget"
+TRUST_READ = "trust:read"
+TRUST_WRITE = "trust:write"
+TRUST_REVOKE = "trust:revoke"
 
 ALL_SCOPES = frozenset(
     {
@@ -46,9 +46,9 @@ ALL_SCOPES = frozenset(
         MEMORY_FORGET,
         STREAMS_READ,
         STREAMS_WRITE,
-        MEMORY_READ,
-        MEMORY_WRITE,
-        MEMORY_FORGET,
+        TRUST_READ,
+        TRUST_WRITE,
+        TRUST_REVOKE,
     }
 )
 
