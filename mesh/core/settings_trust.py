@@ -74,6 +74,21 @@ class TrustSettings(Section):
     """Pieces of work (canonicalising, hashing) that one host has out at once."""
     queue_bytes: int = Field(default=67_108_864, ge=1_048_576)
     """Messages that wait in one host; more are refused."""
+    stream_pages: int = Field(default=4, ge=1, le=64)
+    """Pages of one streaming body that are being taken in at once; the client waits for them."""
+    stream_silence_s: float = Field(default=60.0, gt=0)
+    """A streaming body that brings nothing for so long is ended; what came is kept."""
+    public_per_minute: int = Field(default=1_200, ge=1)
+    """Reads of certificates, receipts, keys and pages by one address, without a credential …"""
+    public_work_per_minute: int = Field(default=120, ge=1)
+    """… and of what has to be worked out: verifications, sheets, pictures."""
+    verify_body_bytes: int = Field(default=4_194_304, ge=65_536, le=67_108_864)
+    verify_workers: int = Field(default=1, ge=1, le=32)
+    """Processes of a gateway that verify messages; started when one is needed."""
+    verify_queue: int = Field(default=16, ge=1)
+    """Verifications that wait for one; more are refused."""
+    verify_timeout_s: float = Field(default=10.0, gt=0)
+    """Of one verification's work: one that takes longer is ended with its process."""
     pending_alarm_s: float = Field(default=600.0, gt=0)
     """A root that is not confirmed after so long raises an alarm."""
 
