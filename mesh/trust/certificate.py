@@ -244,8 +244,10 @@ def read_cbor(data: bytes) -> Compact:
         value = cbor2.CBORDecoder(BytesIO(data)).decode()
     except Exception as error:  # the decoder raises many kinds; each means the same here
         raise InvalidInput(f"not CBOR: {error}", {"field": "certificate"}) from error
-    if not isinstance(value, list) or len(value) != 9 or type(value[0]) is not int:
+    if not isinstance(value, list) or len(value) != 9 or not all(map(_plain, value)):
         raise InvalidInput("not a certificate in compact form", {"field": "certificate"})
+    if cbor2.dumps(value, canonical=True) != data:
+        raise InvalidInput("not deterministic CBOR", {"field": "certificate"})
     if value[0] != VERSION:
         raise InvalidInput("version is not 1", {"field": "version"})
     _, salt, sealed, key, text_bytes, index, size, path, signature = value
@@ -263,10 +265,12 @@ def read_cbor(data: bytes) -> Compact:
         raise InvalidInput("a member is not of its kind", {"field": "certificate"})
     nodes = tuple(path[at : at + HASH_BYTES] for at in range(0, len(path), HASH_BYTES))
     proof = Proof(index, size, nodes)
-    compact = Compact(salt, sealed, key or UNSIGNED, text_bytes, proof, signature)
-    if compact.to_cbor() != data:
-        raise InvalidInput("not deterministic CBOR", {"field": "certificate"})
-    return compact
+    return Compact(salt, sealed, key or UNSIGNED, text_bytes, proof, signature)
+
+
+def _plain(item: Any) -> bool:
+    """What members of the compact form are: a whole number, a byte string, or null."""
+    return item is None or type(item) is bytes or (type(item) is int and 0 <= item < 2**64)
 
 
 def read_certificate(data: bytes) -> Certificate | Compact:

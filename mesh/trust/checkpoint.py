@@ -125,14 +125,21 @@ class Note:
     signatures: tuple[Signature, ...]
 
     def signers(self, trusted: Iterable[VerifierKey]) -> list[VerifierKey]:
-        """Trusted keys that signed this, each of the name that the origin begins with."""
+        """Trusted keys that signed this, each of the name that the origin begins with.
+
+        None if a signature of one of them is wrong or stands twice, as C2SP asks: else a note
+        could be changed and still hold. Lines of other keys are ignored.
+        """
         name, text = self.checkpoint.name, self.checkpoint.text
         keys = {key.id: key for key in trusted if name and key.name == name}
-        found = []
+        found: list[VerifierKey] = []
         for signature in self.signatures:
             key = keys.get(signature.data[:4])
-            if key and key.name == signature.name and key.verifies(signature.data[4:], text):
-                found.append(key)
+            if key is None or key.name != signature.name:
+                continue
+            if key in found or not key.verifies(signature.data[4:], text):
+                return []
+            found.append(key)
         return found
 
 

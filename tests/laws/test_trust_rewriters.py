@@ -5,7 +5,6 @@ Quick: 60 messages of every MIME shape, made here. Slow: the 6,046 of the SpamAs
 
 from __future__ import annotations
 
-import os
 import random
 import re
 from collections import Counter, defaultdict
@@ -14,13 +13,13 @@ from email.policy import SMTP
 
 import pytest
 
-from mesh.llm.store import ModelStore
+from benchmarks.trustworks.corpus import messages
+from benchmarks.trustworks.rewriters import REWRITERS
 from mesh.trust.canonical import canonicalise
 from mesh.trust.levels import Level
 from mesh.trust.standalone.maily_verify import Message
 from mesh.trust.verify import verify
-from tests.trust_rewriters import REWRITERS
-from tests.trust_support import CORPUS, STORE, Batch, batch, both, policy
+from tests.trust_support import Batch, batch, both, policy
 
 WORDS = re.findall(
     r"\S+",
@@ -112,10 +111,7 @@ def test_no_certificate_fits_another_message() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_corpus() -> None:
-    folder = ModelStore(STORE, environ=os.environ).fetch(CORPUS)
-    everything = [path.read_bytes() for path in sorted(folder.glob("*/*.txt"))]
-    assert len(everything) == 6046
-    mails = list(dict.fromkeys(everything))
+    mails = list(dict.fromkeys(messages()))
     closed = batch(mails)
     for name, levels in survivals(closed).items():
         share = sum(levels[level] for level in SAME) / len(mails)

@@ -529,12 +529,13 @@ def check_note(note: str, root: bytes, size: int, keys: list[Key]) -> list[Key]:
     name, slash, digits = match[1].rpartition("/")
     need(slash and digits == root.hex()[:16], 6, "the origin is not named by the root")
     body = note_body(match[1], size, root)
-    good = [
-        key
-        for signer, data in signatures
-        for key in keys
-        if key.name == signer == name and key.signed(body, data)
-    ]
+    good: list[Key] = []
+    for signer, data in signatures:
+        for key in keys:
+            if key.name == signer == name and key.id == data[:4]:
+                right = key not in good and key.signed(body, data)
+                need(right, 7, "a signature of a trusted key is wrong, or stands twice")
+                good.append(key)
     need(good, 7, "no trusted key has signed the checkpoint")
     return good
 

@@ -1,0 +1,1 @@
+"""What tests, demonstrations and benchmarks of trust share: papers, mutants, vectors, rewriters."""
