@@ -36,6 +36,8 @@ class EventType(StrEnum):
     TASK_CANCELLED = "task.cancelled"
     ERROR = "error"  # data: code, message, details, traceId; the stream ends
     ROOM_MESSAGE = "room.message"  # data: room, sender, data
+    TRUST_BATCH = "trust.batch"  # data: contracts.trust.TrustEvent: a batch's new state
+    TRUST_CERTIFICATE = "trust.certificate"  # data: TrustEvent: one was revoked or forgotten
 
     @property
     def terminal(self) -> bool:

@@ -333,6 +333,8 @@ class DocumentTrustView(Contract):
 class TrustEvent(Contract):
     """Data of an event of ``trust:{batch}``: the batch's (and its certificates') new state."""
 
+    change: int
+    """Number of the change: it grows, and a repeat (after a crash) has the same."""
     batch: UUID
     state: BatchState
     size: int

@@ -128,6 +128,13 @@ class NotFound(MailyError):
     status = 404
 
 
+class Gone(NotFound):
+    """It was erased for good."""
+
+    code = "gone"
+    status = 410
+
+
 class MethodNotAllowed(MailyError):
     """This path does not know this method."""
 

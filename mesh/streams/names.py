@@ -13,7 +13,7 @@ from uuid import UUID
 ROOM = re.compile(r"[a-z0-9_-]{1,40}(?:\.[a-z0-9_-]{1,40}){0,3}")
 """A room: up to four words joined by dots, from the general to the particular."""
 
-_SHARED = ("w:", "r:", "g:")
+_SHARED = ("w:", "r:", "g:", "trust:")
 
 
 def workspace_stream(workspace_id: UUID) -> str:
@@ -28,6 +28,16 @@ def room_stream(workspace_id: UUID, room: str) -> str:
 def group_stream(workspace_id: UUID, group: str) -> str:
     """What is said in every room whose name begins with the words of ``group``."""
     return f"g:{workspace_id}:{group}"
+
+
+def trust_stream(batch: UUID) -> str:
+    """Where the states of a batch of certificates, and what becomes of single ones, are told."""
+    return f"trust:{batch}"
+
+
+def trust_overview(workspace_id: UUID) -> str:
+    """Where the same is told of all batches of a workspace."""
+    return f"trust:w:{workspace_id}"
 
 
 def groups_of(room: str) -> list[str]:
