@@ -82,6 +82,11 @@ MEMORY_FORGOTTEN = _counter("memory_forgotten_total", "Memories erased", "why")
 MEMORY_CONSOLIDATED = _counter("memory_consolidated_total", "Memories merged, superseded", "how")
 MEMORY_ITEMS = _gauge("memory_items", "Memories that hosts hold in their indexes")
 
+# Trust, at the edge
+TRUST_LINES = _counter("trust_lines_total", "Lines of streaming bodies: new, repeated", "outcome")
+TRUST_VERIFIED = _counter("trust_verified_total", "Public verifications", "level", "outcome")
+TRUST_APART_SECONDS = _histogram("trust_apart_seconds", "Work in a process apart", _FAST, "kind")
+
 # Streams
 STREAM_EVENTS = _counter("stream_events_total", "Events acknowledged by the log", "type")
 STREAM_COMMITS = _counter("stream_commits_total", "Round trips that wrote events")

@@ -1,0 +1,216 @@
+"""A streaming body of messages into a batch: a few pages on their way, the client waits for them.
+
+A page is committed whole or not at all, and pages are begun in order. Whatever ends the stream
+(a line that is wrong, a client that left, a part that is away), every line that came before it is
+taken in first, and the error says how many lines are kept. Sending the same again repeats nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from pydantic import ValidationError
+
+from mesh.contracts.trust import CertificateLine, NewMessage
+from mesh.core import metrics
+from mesh.core.errors import InvalidInput, MailyError
+from mesh.trust.client import Rolling, TrustClient
+from serve_apps.gateway.answers import from_validation
+from serve_apps.gateway.body import parse_json
+from serve_apps.gateway.lines import Line, LineReader
+
+_AT_ONCE = 32
+"""Lines that are parsed before others of this loop get their turn."""
+_TRIES = 5
+_WAIT_S = 0.2
+
+
+@dataclass(slots=True)
+class Taken:
+    """What became of a stream."""
+
+    lines: int = 0
+    """Messages of the stream that are kept now, however often they were sent."""
+    repeated: int = 0
+    """Of them, those that were there already."""
+    most_pages: int = 0
+    """On their way at once, at most."""
+    first: int | None = None
+    """Index of the first of them in the batch."""
+    last: int | None = None
+
+
+_Outcome = tuple[list[CertificateLine], MailyError | None]
+"""Of a page: what is kept of it, and what stood in the way of the rest."""
+
+
+@dataclass(frozen=True, slots=True)
+class IntakeOptions:
+    pages: int = 4
+    """On their way at once."""
+    page_timeout_s: float = 60.0
+    """For one page to be committed."""
+    max_depth: int = 32
+    """Of a line's JSON."""
+
+
+class Intake:
+    """One stream into one batch. ``taken`` is right after ``run`` has ended, however it did."""
+
+    def __init__(
+        self,
+        client: TrustClient,
+        workspace: UUID,
+        batch: UUID | Rolling,
+        options: IntakeOptions,
+    ) -> None:
+        self._client = client
+        self._workspace = workspace
+        self._batch = batch
+        self._options = options
+        self._under_way: deque[asyncio.Task[_Outcome]] = deque()
+        self.taken = Taken()
+
+    async def run(self, reader: LineReader) -> Taken:
+        """Until the body ends. Raises what ended it before, with ``details["kept"]``."""
+        error: MailyError | None = None
+        try:
+            while True:
+                page = await reader.page()
+                if not page:
+                    break
+                messages, wrong = await self._parse(page)
+                if messages:
+                    while len(self._under_way) >= self._options.pages:
+                        await self._settle_first()
+                    self._begin(messages, page[0][0])
+                if wrong is not None:
+                    raise wrong
+            while self._under_way:
+                await self._settle_first()
+        except MailyError as caught:
+            error = caught
+        except BaseException:
+            await self._drop()
+            raise
+        if error is not None:
+            raise self._told(await self._settle_all(error))
+        return self.taken
+
+    async def _parse(self, page: Sequence[Line]) -> tuple[list[NewMessage], InvalidInput | None]:
+        """The messages up to the first wrong line, and what is wrong with that."""
+        messages: list[NewMessage] = []
+        for at, (number, line) in enumerate(page):
+            if at % _AT_ONCE == _AT_ONCE - 1:
+                await asyncio.sleep(0)
+            try:
+                messages.append(read_line(line, self._options.max_depth))
+            except InvalidInput as error:
+                return messages, _of_line(error, number)
+        return messages, None
+
+    def _begin(self, messages: Sequence[NewMessage], first_line: int) -> None:
+        self._under_way.append(asyncio.ensure_future(self._take(messages, first_line)))
+        self.taken.most_pages = max(self.taken.most_pages, len(self._under_way))
+
+    async def _take(self, messages: Sequence[NewMessage], first_line: int) -> _Outcome:
+        """A page with a line that can't be taken goes in without that line and what follows."""
+        try:
+            return await self._add(messages, first_line), None
+        except MailyError as error:
+            before = _line(error) - first_line
+            if not 0 < before < len(messages):
+                return [], error
+            try:
+                return await self._add(messages[: int(before)], first_line), error
+            except MailyError as other:
+                return [], other
+
+    async def _add(self, messages: Sequence[NewMessage], first_line: int) -> list[CertificateLine]:
+        """Patient: an owner that dies is replaced within seconds, and a page may be sent again."""
+        wait_s = _WAIT_S
+        timeout_s = self._options.page_timeout_s
+        for left in reversed(range(_TRIES)):
+            try:
+                return await self._client.add(
+                    self._workspace,
+                    self._batch,
+                    messages,
+                    first_line=first_line,
+                    timeout_s=timeout_s,
+                )
+            except MailyError as error:
+                if not error.retryable or not left:
+                    raise
+                await asyncio.sleep(min(5.0, max(wait_s, error.retry_after_s or 0.0)))
+                wait_s *= 2
+        raise AssertionError  # the last try returns or raises
+
+    async def _settle_first(self) -> None:
+        lines, error = await self._under_way.popleft()
+        self._count(lines)
+        if error is not None:
+            raise error
+
+    async def _settle_all(self, error: MailyError) -> MailyError:
+        """Wait for what is under way. Of several errors the one of the first line counts."""
+        while self._under_way:
+            try:
+                await self._settle_first()
+            except MailyError as other:
+                if _line(other) < _line(error):
+                    error = other
+        return error
+
+    async def _drop(self) -> None:
+        """Somebody cancels this request: nobody waits for what is under way."""
+        for task in self._under_way:
+            task.cancel()
+        await asyncio.gather(*self._under_way, return_exceptions=True)
+        self._under_way.clear()
+
+    def _count(self, lines: Sequence[CertificateLine]) -> None:
+        repeated = sum(line.repeated for line in lines)
+        self.taken.lines += len(lines)
+        self.taken.repeated += repeated
+        metrics.TRUST_LINES.labels("new").inc(len(lines) - repeated)
+        metrics.TRUST_LINES.labels("repeated").inc(repeated)
+        if lines:
+            indexes = [line.index for line in lines]
+            low, high = min(indexes), max(indexes)
+            self.taken.first = low if self.taken.first is None else min(self.taken.first, low)
+            self.taken.last = high if self.taken.last is None else max(self.taken.last, high)
+
+    def _told(self, error: MailyError) -> MailyError:
+        """The error with what is kept all the same."""
+        error.details = {**error.details, "kept": self.taken.lines, "batch": str(self._batch)}
+        error.args = (error.args[0], error.details, error.retry_after_s)
+        return error
+
+
+def read_line(line: bytes, max_depth: int) -> NewMessage:
+    """Raises InvalidInput that names the field."""
+    data = parse_json(line, max_depth)
+    if not isinstance(data, dict):
+        raise InvalidInput("must be a JSON object", {"field": "line"})
+    try:
+        return NewMessage.model_validate_json(line, strict=True)
+    except ValidationError as error:
+        raise from_validation(error, data) from None
+
+
+def _of_line(error: InvalidInput, number: int) -> InvalidInput:
+    """The same kind of error, that names the line first."""
+    field = str(error.details.get("field", ""))
+    where = f"line {number}" if field in ("", "body", "line") else f"line {number}: {field}"
+    details = {**error.details, "field": where, "line": number}
+    return type(error)(f"line {number}: {error.message}", details)
+
+
+def _line(error: MailyError) -> float:
+    line = error.details.get("line")
+    return line if isinstance(line, int) else float("inf")
