@@ -17,7 +17,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskErro
 from actors.names import NAMESPACE
 from mesh.core.clock import Clock
 from mesh.core.errors import DeadlineExceeded, Internal, MailyError, Unavailable
-from mesh.memory.placement import SHARD_KEY_PREFIX
+from mesh.core.ring import Ring
 from mesh.storage.leases import Leases
 
 FRESH_S = 1.0
@@ -61,7 +61,7 @@ class RayCaller:
             self._handles.pop(host, None)  # another actor may have the name by now
             raise _away(host) from error
         except (TimeoutError, GetTimeoutError) as error:
-            raise DeadlineExceeded("The memory's host did not answer in time.") from error
+            raise DeadlineExceeded(f"{host} did not answer in time.") from error
         except (RayError, ValueError) as error:
             self._handles.pop(host, None)
             raise _away(host) from error
@@ -73,7 +73,8 @@ class RayCaller:
 class Directory:
     """One per process."""
 
-    def __init__(self, leases: Leases, clock: Clock, fresh_s: float = FRESH_S) -> None:
+    def __init__(self, ring: Ring, leases: Leases, clock: Clock, fresh_s: float = FRESH_S) -> None:
+        self._prefix = ring.shard_prefix
         self._leases = leases
         self._clock = clock
         self._fresh_s = fresh_s
@@ -107,13 +108,13 @@ class Directory:
 
     async def _ask(self) -> None:
         self._asked += 1
-        held = await self._leases.held(SHARD_KEY_PREFIX)
+        held = await self._leases.held(self._prefix)
         self._owners = {
-            int(lease.key.removeprefix(SHARD_KEY_PREFIX)): lease.owner.partition("/")[0]
+            int(lease.key.removeprefix(self._prefix)): lease.owner.partition("/")[0]
             for lease in held
         }
         self._until = self._clock.monotonic() + self._fresh_s
 
 
 def _away(host: str) -> Unavailable:
-    return Unavailable(f"{host} can't be reached.", {"part": "memory"}, retry_after_s=0.5)
+    return Unavailable(f"{host} can't be reached.", {"part": host}, retry_after_s=0.5)

@@ -8,6 +8,7 @@ waits less and then goes to the database itself, saying so.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,8 @@ import numpy as np
 
 from actors.directory import Caller, Directory
 from actors.memory_fallback import Fallback
-from actors.patience import PatienceOptions, pause
+from actors.owners import Owners
+from actors.patience import PatienceOptions
 from actors.places import memory_place
 from mesh.agents.ledger import note_read
 from mesh.contracts.memory import (
@@ -41,7 +43,6 @@ from mesh.core.errors import (
     DeadlineExceeded,
     EngineError,
     Fenced,
-    MailyError,
     NotFound,
     Overloaded,
     RateLimited,
@@ -106,7 +107,8 @@ class ShardedMemoryClient:
 
     def __init__(self, parts: ClientParts) -> None:
         self._parts = parts
-        self._degraded = self._retries = 0
+        self._owners = Owners(parts.caller, parts.directory, parts.clock, parts.options.patience)
+        self._degraded = 0
 
     async def remember(
         self, workspace_id: UUID, items: Sequence[NewMemory], *, timeout_s: float
@@ -127,7 +129,7 @@ class ShardedMemoryClient:
                 stored[i] = item
                 left.discard(i)
 
-        await self._each_owner(sorted(set(where)), some, until)
+        await self._owners.each(sorted(set(where)), some, until)
         await self._parts.changed(workspace_id)
         return [stored[i] for i in range(len(items))]
 
@@ -199,7 +201,7 @@ class ShardedMemoryClient:
         return done
 
     def statistics(self) -> dict[str, int]:
-        return {"degraded": self._degraded, "retries": self._retries}
+        return {"degraded": self._degraded, **self._owners.statistics()}
 
     async def _find(
         self,
@@ -227,7 +229,7 @@ class ShardedMemoryClient:
         half = (until - clock.monotonic()) / 2
         patient = clock.monotonic() + min(options.owner_s, max(half, 0.0))
         try:
-            await self._each_owner(sorted(by_shard), some, patient)
+            await self._owners.each(sorted(by_shard), some, patient)
         except _OWNER_AWAY as error:
             reasons.append(f"the memory's owner is away: {error.message}")
             left = max(0.05, until - clock.monotonic())
@@ -242,59 +244,15 @@ class ShardedMemoryClient:
                 raise DeadlineExceeded("The memory did not answer in time.") from None
         return [candidate for space in spaces for candidate in found[space]]
 
-    async def _each_owner(
-        self,
-        shards: Sequence[int],
-        work: Callable[[str, Sequence[int]], Awaitable[None]],
-        until: float,
-    ) -> None:
-        """``work(host, shards)`` for the owner of each; those that fail because the owner has
-        moved or died are done again with the new one. Raises the last failure at the deadline."""
-        left, failures = list(shards), 0
-        while True:
-            owners = await self._parts.directory.owners(left)
-            groups: dict[str, list[int]] = defaultdict(list)
-            for shard, host in owners.items():
-                if host is not None:
-                    groups[host].append(shard)
-            orphans = [shard for shard, host in owners.items() if host is None]
-            results = await asyncio.gather(
-                *(work(host, group) for host, group in groups.items()), return_exceptions=True
-            )
-            error: MailyError | None = None
-            left = orphans
-            for group, result in zip(groups.values(), results, strict=True):
-                if isinstance(result, DeadlineExceeded | Unavailable | Fenced):
-                    error, left = result, left + group
-                elif isinstance(result, BaseException):
-                    raise result
-            if not left:
-                return
-            failures += 1
-            self._retries += 1
-            self._parts.directory.invalidate()
-            wait = pause(failures, self._parts.options.patience)
-            if self._parts.clock.monotonic() + wait >= until:
-                raise error or Unavailable("No host owns this shard now.", retry_after_s=1.0)
-            await self._parts.clock.sleep(wait)
+    async def _call(self, host: str, method: str, args: tuple[Any, ...], until: float) -> Any:
+        return await self._owners.call(host, method, args, until, self._try_s(method))
 
     async def _ask(self, shard: int, method: str, args: tuple[Any, ...], until: float) -> Any:
-        """One method of the owner of one shard."""
-        result: list[Any] = []
+        return await self._owners.ask(shard, method, args, until, self._try_s(method))
 
-        async def work(host: str, _: Sequence[int]) -> None:
-            result.append(await self._call(host, method, args, until))
-
-        await self._each_owner([shard], work, until)
-        return result[-1]
-
-    async def _call(self, host: str, method: str, args: tuple[Any, ...], until: float) -> Any:
-        left = until - self._parts.clock.monotonic()
-        if left <= 0:
-            raise DeadlineExceeded("The memory did not answer in time.")
-        if method != "consolidate":
-            left = min(left, self._parts.options.try_s)
-        return await self._parts.caller.call(host, method, args, left)
+    def _try_s(self, method: str) -> float:
+        """Long work has the whole deadline."""
+        return math.inf if method == "consolidate" else self._parts.options.try_s
 
     async def _vectors(self, items: Sequence[NewMemory], until: float) -> list[Any]:
         wanted = [i for i, item in enumerate(items) if item.vector is None]

@@ -36,7 +36,7 @@ from mesh.memory.placement import BUCKETS, bucket_of, shard_of
 from mesh.memory.vault import Vault
 from mesh.storage.memory_forget import ForgetRepository
 from mesh.storage.memory_rows import Closure
-from mesh.storage.memory_scrub import Scrubber
+from mesh.storage.scrub import Scrubber
 
 log = get_logger("memory.forget")
 

@@ -27,6 +27,7 @@ from mesh.contracts.memory import (
 )
 from mesh.core.errors import MailyError, Unavailable
 from mesh.core.logging import get_logger
+from mesh.memory.placement import RING
 from mesh.memory.shapes import Found
 
 log = get_logger("memory.host")
@@ -78,7 +79,7 @@ class MemoryHost(ActorHost):
     async def _run(self, context: ProcessContext) -> None:
         parts = open_host_parts(context)
         memory = MemoryLoop(self.name, parts, host_options(context.settings))
-        directory = Directory(context.leases, context.clock)
+        directory = Directory(RING, context.leases, context.clock)
         journals = open_journals(context, parts)
         caller = RayCaller(self._namespace)
         forgetter = open_forgetter(context, parts, journals, caller, directory)

@@ -1,6 +1,6 @@
 """What a memory host does for its callers, with no Ray in it: remember, find, change, erase.
 
-It owns shards (``memory_shards``), holds their namespaces (``memory_keeper``) and writes for them
+It owns shards (``shards``), holds their namespaces (``memory_keeper``) and writes for them
 (``memory_writer``). Every answer is given under a lease that is surely ours at that moment; a
 caller that asks the wrong host is told to look again.
 """
@@ -22,8 +22,8 @@ import numpy as np
 from actors.memory_erased import ErasedPart, probes_of, surfacing
 from actors.memory_keeper import Keeper, KeeperOptions
 from actors.memory_passes import Passes
-from actors.memory_shards import ShardOptions, Shards
 from actors.memory_writer import GroupWriter
+from actors.shards import ShardOptions, Shards
 from mesh.contracts.memory import (
     Consolidation,
     MemoryItem,
@@ -40,7 +40,7 @@ from mesh.core.ids import uuid7
 from mesh.memory.gate import Admitted, admit
 from mesh.memory.options import MemoryOptions
 from mesh.memory.partition import Floats, Partition
-from mesh.memory.placement import shard_of
+from mesh.memory.placement import RING, shard_of
 from mesh.memory.record import Record, item_of, open_payload, seal_record
 from mesh.memory.shapes import Found
 from mesh.memory.vault import Vault
@@ -49,7 +49,7 @@ from mesh.storage.leases import Leases
 from mesh.storage.memory import MemoryRepository
 from mesh.storage.memory_forget import ForgetRepository
 from mesh.storage.memory_rows import Draft
-from mesh.storage.memory_scrub import Scrubber
+from mesh.storage.scrub import Scrubber
 
 Vector = Sequence[float] | Floats
 Vectors = Sequence[Vector]
@@ -98,7 +98,7 @@ class MemoryLoop:
             parts.repository, parts.vault, parts.clock, options.keeper, options.memory
         )
         self.shards = Shards(
-            host, parts.leases, parts.clock, options.shards, self.keeper.drop_shards
+            RING, host, parts.leases, parts.clock, options.shards, self.keeper.drop_shards
         )
         self.writer = GroupWriter(
             parts.repository,

@@ -13,19 +13,20 @@ from actors.memory_forget import ForgetParts, Forgetter
 from actors.memory_journals import Journals
 from actors.memory_keeper import KeeperOptions
 from actors.memory_loop import HostOptions, HostParts
-from actors.memory_shards import ShardOptions
 from actors.memory_store import MemoryStore
 from actors.names import NAMESPACE
+from actors.shards import ShardOptions
 from mesh.core.errors import Unavailable
 from mesh.core.settings import Settings
 from mesh.llm.cache.store import PURPOSE, CacheStore
 from mesh.llm.client import ModelClient
 from mesh.memory.options import GateOptions, IndexOptions, MemoryOptions
+from mesh.memory.placement import BUCKETS, RING
 from mesh.memory.vault import Vault
 from mesh.security.sealing import Sealer
 from mesh.storage.memory import MemoryRepository
 from mesh.storage.memory_forget import ForgetRepository
-from mesh.storage.memory_scrub import Scrubber
+from mesh.storage.scrub import Scrubber
 
 
 def memory_options(settings: Settings) -> MemoryOptions:
@@ -72,7 +73,7 @@ def open_host_parts(context: ProcessContext) -> HostParts:
         repository=MemoryRepository(context.db),
         forgets=ForgetRepository(context.db),
         leases=context.leases,
-        scrubber=Scrubber(context.settings.postgres_url),
+        scrubber=Scrubber(context.settings.postgres_url, "memory_keys", BUCKETS),
         vault=open_vault(context.settings),
         clock=context.clock,
     )
@@ -125,7 +126,7 @@ def open_memory(
     hosts than Ray's actors, for tests. Raises Unavailable without the instance's secret."""
     host = open_host_parts(context)
     caller = caller or RayCaller(namespace)
-    directory = Directory(context.leases, context.clock)
+    directory = Directory(RING, context.leases, context.clock)
     journals = open_journals(context, host)
     forgetter = open_forgetter(context, host, journals, caller, directory)
     options = memory_options(context.settings)

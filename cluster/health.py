@@ -28,7 +28,7 @@ from actors.snapshots import newest, read_snapshots
 from cluster.layout import Layout
 from mesh.contracts.mesh import Snapshot
 from mesh.core.settings import Settings
-from mesh.memory.placement import HOST_KEY_PREFIX, SHARD_KEY_PREFIX, SHARDS
+from mesh.memory.placement import RING, SHARDS
 from mesh.streams.connect import connect
 
 LIMIT_S = 4.0
@@ -222,11 +222,11 @@ async def _memory(settings: Settings) -> str:
     """The shards' leases in the database say who owns them."""
     connection = await asyncpg.connect(settings.postgres_url, timeout=LIMIT_S)
     try:
-        rows = await connection.fetch(_HELD, HOST_KEY_PREFIX, SHARD_KEY_PREFIX)
+        rows = await connection.fetch(_HELD, RING.host_prefix, RING.shard_prefix)
     finally:
         connection.terminate()
     keys = [row["key"] for row in rows]
-    hosts = sum(key.startswith(HOST_KEY_PREFIX) for key in keys)
+    hosts = sum(key.startswith(RING.host_prefix) for key in keys)
     words = f"{hosts} of {settings.memory.hosts} hosts own {len(keys) - hosts} of {SHARDS} shards"
     if hosts < settings.memory.hosts or len(keys) - hosts < SHARDS:
         raise RuntimeError(words)

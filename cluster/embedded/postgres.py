@@ -74,7 +74,7 @@ class Postgres(Service):
             "fsync": "on",
             "max_connections": "200",
             # Old log segments are removed, not kept to be written over: what was erased is then
-            # gone from disk with the next checkpoint (mesh/storage/memory_scrub.py).
+            # gone from disk with the next checkpoint (mesh/storage/scrub.py).
             "wal_recycle": "off",
             "shared_buffers": "128MB",
             "logging_collector": "off",

@@ -1,7 +1,7 @@
 """Forgetting in PostgreSQL: what hangs together, erasing it, receipts, journals.
 
 Deleting a row leaves its bytes in pages and in the write-ahead log. The bytes of a memory are
-noise without its salt, so what has to leave the disk is the salt: ``memory_scrub`` sees to that.
+noise without its salt, so what has to leave the disk is the salt: ``scrub`` sees to that.
 """
 
 from __future__ import annotations

@@ -15,9 +15,8 @@ import asyncpg
 
 from mesh.contracts.memory import Scrub
 from mesh.core.logging import get_logger
-from mesh.memory.placement import BUCKETS
 
-log = get_logger("memory.scrub")
+log = get_logger("scrub")
 
 LOCK_S = 5.0
 """How long to wait for a part that is being written to."""
@@ -35,8 +34,10 @@ WHERE datname = current_database() AND pid <> pg_backend_pid()
 class Scrubber:
     """One per process. Callers that come while a scrub runs share the next one."""
 
-    def __init__(self, dsn: str) -> None:
+    def __init__(self, dsn: str, table: str, buckets: int) -> None:
+        """``table``: its parts are called ``{table}_{bucket}``, from 0."""
         self._dsn = dsn
+        self._table, self._buckets = table, buckets
         self._wanted: set[int] = set()
         self._next: asyncio.Future[Scrub] | None = None
         self._running: asyncio.Task[None] | None = None
@@ -77,7 +78,7 @@ class Scrubber:
             await connection.execute("SET statement_timeout = 0")
             await self._outlast(connection, notes)
             for bucket in sorted(buckets):
-                if 0 <= bucket < BUCKETS:
+                if 0 <= bucket < self._buckets:
                     await self._rewrite(connection, bucket, notes)
             keys = not notes
             ended = await self._end_log(connection, notes)
@@ -102,12 +103,12 @@ class Scrubber:
     ) -> None:
         for last in (False, True):
             try:
-                await connection.execute(f"VACUUM (FULL) memory_keys_{int(bucket)}")
+                await connection.execute(f"VACUUM (FULL) {self._table}_{int(bucket)}")
             except asyncpg.LockNotAvailableError:
                 if last:
-                    notes.append(f"part {bucket} of the keys was busy for {2 * LOCK_S:g} s")
+                    notes.append(f"part {bucket} of {self._table} was busy for {2 * LOCK_S:g} s")
             except asyncpg.InsufficientPrivilegeError:
-                notes.append("the database user may not rewrite the table of keys")
+                notes.append(f"the database user may not rewrite {self._table}")
                 return
             else:
                 self._rewritten += 1

@@ -17,25 +17,19 @@ from mesh.core import metrics
 from mesh.core.clock import Clock
 from mesh.core.errors import MailyError, Unavailable
 from mesh.core.logging import get_logger
-from mesh.memory.placement import (
-    HOST_KEY_PREFIX,
-    SHARD_KEY_PREFIX,
-    host_key,
-    shard_key,
-    shards_of,
-)
+from mesh.core.ring import Ring
 from mesh.storage.leases import Lease, Leases
 
-log = get_logger("memory.shards")
+log = get_logger("shards")
 
 _AT_ONCE = 4
 """Shards acquired side by side: other work needs connections, too."""
 
 
-def not_owner(shard: int) -> Unavailable:
+def not_owner(part: str, shard: int) -> Unavailable:
     """What a caller with an old directory is told: to look again."""
     return Unavailable(
-        "Another host owns this shard now.", {"part": "memory", "moved": shard}, retry_after_s=0.2
+        "Another host owns this shard now.", {"part": part, "moved": shard}, retry_after_s=0.2
     )
 
 
@@ -52,12 +46,14 @@ class Shards:
 
     def __init__(
         self,
+        ring: Ring,
         host: str,
         leases: Leases,
         clock: Clock,
         options: ShardOptions,
         left: Callable[[frozenset[int]], None],
     ) -> None:
+        self._ring = ring
         self.host = host
         self.owner = f"{host}/{secrets.token_hex(6)}"
         self._leases = leases
@@ -80,7 +76,7 @@ class Shards:
     def lease(self, shard: int) -> Lease:
         """Raises Unavailable (``not_owner``): it is not ours, or may not be."""
         if shard not in self._held or not self._sure():
-            raise not_owner(shard)
+            raise not_owner(self._ring.part, shard)
         return self._held[shard]
 
     def leases(self, shards: Sequence[int]) -> list[Lease]:
@@ -100,8 +96,8 @@ class Shards:
     async def run(self) -> None:
         """Until cancelled; then everything is given back."""
         try:
-            await self._leases.release_former(HOST_KEY_PREFIX, f"{self.host}/", self.owner)
-            await self._leases.release_former(SHARD_KEY_PREFIX, f"{self.host}/", self.owner)
+            await self._leases.release_former(self._ring.host_prefix, f"{self.host}/", self.owner)
+            await self._leases.release_former(self._ring.shard_prefix, f"{self.host}/", self.owner)
             while True:
                 try:
                     await self._tick()
@@ -125,10 +121,10 @@ class Shards:
         await self._show()
         await self._renew(began)
         self._hosts = tuple(
-            lease.key.removeprefix(HOST_KEY_PREFIX)
-            for lease in await self._leases.held(HOST_KEY_PREFIX)
+            lease.key.removeprefix(self._ring.host_prefix)
+            for lease in await self._leases.held(self._ring.host_prefix)
         )
-        wanted = shards_of(self.host, self._hosts)
+        wanted = self._ring.shards_of(self.host, self._hosts)
         await self._hand_over(frozenset(self._held) - wanted)
         await self._take(sorted(wanted - frozenset(self._held)))
 
@@ -138,17 +134,21 @@ class Shards:
             renewed = await self._leases.renew_many([self._presence], ttl)
             self._presence = renewed[0] if renewed else None
         if self._presence is None:
-            self._presence = await self._leases.acquire(host_key(self.host), self.owner, ttl)
+            self._presence = await self._leases.acquire(
+                self._ring.host_key(self.host), self.owner, ttl
+            )
 
     async def _renew(self, began: float) -> None:
         if self._held:
             renewed = await self._leases.renew_many([*self._held.values()], self._options.lease_s)
-            kept = {int(i.key.removeprefix(SHARD_KEY_PREFIX)): i for i in renewed}
+            kept = {int(i.key.removeprefix(self._ring.shard_prefix)): i for i in renewed}
             lost = frozenset(self._held) - frozenset(kept)
             self._held = kept
             if lost:
-                metrics.FENCED.labels("memory").inc()
-                log.warning("shards.lost", shards=sorted(lost), host=self.host)
+                metrics.FENCED.labels(self._ring.part).inc()
+                log.warning(
+                    "shards.lost", part=self._ring.part, shards=sorted(lost), host=self.host
+                )
                 self._left(lost)
         self._until = began + self._options.lease_s
 
@@ -160,7 +160,10 @@ class Shards:
         for lease in given:
             await self._leases.release(lease)
         self._moves += len(shards)
-        log.info("shards.handed_over", shards=sorted(shards), host=self.host)
+        self._say("shards.handed_over", shards)
+
+    def _say(self, event: str, shards: frozenset[int]) -> None:
+        log.info(event, part=self._ring.part, shards=sorted(shards), host=self.host)
 
     async def _take(self, shards: list[int]) -> None:
         gate = asyncio.Semaphore(_AT_ONCE)
@@ -168,7 +171,7 @@ class Shards:
         async def one(shard: int) -> None:
             async with gate:
                 lease = await self._leases.acquire(
-                    shard_key(shard), self.owner, self._options.lease_s
+                    self._ring.shard_key(shard), self.owner, self._options.lease_s
                 )
             if lease is not None:
                 self._held[shard] = lease
