@@ -84,12 +84,11 @@ CREATE TABLE trust_trees (
 ALTER TABLE trust_trees
     ALTER COLUMN nodes SET STORAGE EXTERNAL, ALTER COLUMN nodes SET STATISTICS 0;
 
--- How far each root is on each network, as the owner of the chains last told.
+-- How far each root is on each network, as was last told (the chains' own rows may be ahead).
 CREATE TABLE trust_anchors (
     batch    uuid NOT NULL REFERENCES trust_batches (id),
     network  text NOT NULL,
     view     jsonb NOT NULL,
-    proof    jsonb,  -- the receipt's anchor
     PRIMARY KEY (batch, network)
 );
 
