@@ -1,0 +1,1 @@
+"""What anchoring needs of an EVM chain: a protocol, the real thing, a fake, proofs, a wallet."""
