@@ -33,12 +33,16 @@ _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 _WORDS = re.compile(r"[A-Za-z]{2,}")
 MAX_CHARS = 200
 CHUNK = 2_000
+ENOUGH = 8
+"""A small corpus is drawn from so many times its number, not from all that is installed."""
 
 
 def sentences(limit: int) -> list[str]:
     """Different English sentences of 6 to 40 words, in an order that is always the same."""
     found: dict[str, None] = {}
     for text in _documentation():
+        if len(found) >= ENOUGH * limit:
+            break
         for part in _SENTENCE.split(" ".join(text.split())):
             words = len(_WORDS.findall(part))
             plain = sum(c.isalpha() or c.isspace() for c in part) >= 0.85 * len(part)
@@ -47,13 +51,17 @@ def sentences(limit: int) -> list[str]:
     if len(found) < limit:
         raise RuntimeError(f"only {len(found)} sentences were found, {limit} are wanted")
     # Neighbours in a file are alike: spread them, so that any first part is like the whole.
-    ordered = sorted(found, key=lambda s: hashlib.sha256(s.encode()).digest())
-    return ordered[:limit]
+    return sorted(found, key=_digest)[:limit]
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
 
 
 def _documentation() -> Iterator[str]:
     root = Path(sysconfig.get_paths()["purelib"])
-    for path in sorted(root.rglob("*.py")):
+    # In an order by chance that is always the same: a small corpus is no package's alone.
+    for path in sorted(root.rglob("*.py"), key=lambda p: _digest(str(p.relative_to(root)))):
         if path.stat().st_size > 400_000:
             continue
         try:

@@ -48,7 +48,9 @@ async def run(instance: Instance, full: bool) -> list[Claim]:
 
 
 async def speed_and_kill(instance: Instance, full: bool, folder: Path) -> list[Claim]:
-    texts, base, queries, data = await asyncio.to_thread(_data, full)
+    texts, base, queries, data = await asyncio.to_thread(
+        _data, full, instance.settings.store_directory
+    )
     paths = {name: str(folder / name) for name in ("base.npy", "queries.npy", "texts.txt")}
     np.save(paths["base.npy"], base)
     np.save(paths["queries.npy"], queries)
@@ -191,12 +193,12 @@ def _needles(vector: list[float]) -> list[bytes]:
     return needles + [row.astype(t).tobytes()[:16] for t in (np.float64, np.float32, np.float16)]
 
 
-def _data(full: bool) -> tuple[list[str], Any, Any, str]:
+def _data(full: bool, store: Path) -> tuple[list[str], Any, Any, str]:
     if full or have(ITEMS + HELD_OUT):
-        texts, vectors = corpus(ITEMS + HELD_OUT)
+        texts, vectors = corpus(ITEMS + HELD_OUT, store)
         asked = vectors[ITEMS : ITEMS + (1_000 if full else 200)]
         return texts[:ITEMS], vectors[:ITEMS], asked, "real sentences and embeddings"
-    texts, vectors = corpus(QUICK_REAL)
+    texts, vectors = corpus(QUICK_REAL, store)
     base = spread(vectors[:-200], ITEMS)
     return texts, base, vectors[-200:], f"{QUICK_REAL:,} real embeddings and blends of them"
 
