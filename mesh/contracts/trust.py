@@ -165,6 +165,19 @@ class CertificateLine(Contract):
     """This very message was there already; it is its first certificate."""
 
 
+class BatchFilled(Contract):
+    """What became of a stream of messages."""
+
+    batch: BatchView | None
+    """None of the rolling one: it may have closed meanwhile."""
+    lines: int
+    """Messages of this stream that are kept, however often they were sent."""
+    repeated: int
+    """Of them, those that were there before."""
+    certificates: list[CertificateLine] | None
+    """In the order of the stream; None: they are too many, ``…/certificates`` gives them."""
+
+
 class CertificatePage(Contract):
     certificates: list[CertificateLine]
     next: int | None = None
@@ -270,6 +283,8 @@ class VerdictView(Contract):
     domain: str = ""
     signers: list[str] = Field(default_factory=list)
     seen: list[SeenView] = Field(default_factory=list)
+    header_policy: str = ""
+    """Whom this answer believes that a block is of its chain."""
     added_bytes: int = 0
     added_before: str = ""
     added_after: str = ""

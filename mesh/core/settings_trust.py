@@ -76,6 +76,8 @@ class TrustSettings(Section):
     """Messages that wait in one host; more are refused."""
     stream_pages: int = Field(default=4, ge=1, le=64)
     """Pages of one streaming body that are being taken in at once; the client waits for them."""
+    streams: int = Field(default=8, ge=1)
+    """Streaming bodies that one gateway process reads at once; more are refused for the moment."""
     stream_silence_s: float = Field(default=60.0, gt=0)
     """A streaming body that brings nothing for so long is ended; what came is kept."""
     public_per_minute: int = Field(default=1_200, ge=1)
