@@ -46,7 +46,7 @@ class NodeJudge:
             timeout=1200,
         )
         assert run.returncode == 0, run.stderr
-        return [_answer(json.loads(line)) for line in run.stdout.splitlines()]
+        return [_answer(json.loads(line)) for line in run.stdout.split("\n") if line]
 
 
 class BrowserJudge:

@@ -53,7 +53,8 @@ function grid(table, name) {
 /** Of windows-31J: single bytes above ASCII, or 0. */
 function oneByte(byte) {
   if (byte >= 0xa1 && byte <= 0xdf) return byte + KATAKANA;
-  if (byte === 0x80 || byte === 0xa0) return byte;
+  if (byte === 0x80) return byte;
+  if (byte === 0xa0) return 0xf8f0;
   return byte >= 0xfd ? byte - 0xfd + 0xf8f1 : 0;
 }
 
@@ -123,7 +124,8 @@ function readEscape(bytes, at) {
     else if (bytes[at + i] === 0x26 && bytes[at + i + 1] === 0x40) i += 2;
   }
   const escape = String.fromCharCode(...bytes.subarray(at + 1, at + length));
-  const known = { "(B": "B", "(J": "J", "$@": "$", "$B": "$", "$(@": "$", "$(B": "$", "&@\u001b$B": "$" };
+  const known = { "(B": "B", "(J": "J", "$@": "$", "$B": "$", "$(@": "$", "$(B": "$" };
   if (Object.hasOwn(known, escape)) return { length, set: known[escape] };
+  if (/^..\u001b\$B$/s.test(escape)) return { length, set: "$" }; // of 1990: announced by two bytes
   return /^(?:\)[BJ]|\$\)[@B])$/.test(escape) ? { length, set: null } : null;
 }
