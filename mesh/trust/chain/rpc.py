@@ -1,0 +1,133 @@
+"""JSON-RPC over web3's HTTP provider: one deadline a call, errors mapped to ours.
+
+Answers are taken as the node gave them: web3's formatters drop what is needed to hash a block.
+No error says the URL, which often holds an access key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import aiohttp
+from web3 import AsyncHTTPProvider, AsyncWeb3
+from web3.exceptions import Web3Exception
+from web3.types import RPCEndpoint
+
+from mesh.core.errors import DeadlineExceeded, InvalidInput, Unavailable
+
+CONNECTIONS = 8
+
+
+class RpcError(Exception):
+    """The node's own refusal: it was reached, and said no."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+
+    @property
+    def unsupported(self) -> bool:
+        words = ("not supported", "not found", "does not exist", "unsupported", "not available")
+        return self.code in (-32601, -32004) or any(w in self.message.lower() for w in words)
+
+
+class Rpc:
+    """``await rpc.call("eth_chainId")``. ``name`` (of the network) stands in errors."""
+
+    def __init__(self, name: str, url: str, timeout_s: float) -> None:
+        self.name = name
+        self._timeout_s = timeout_s
+        self._provider = AsyncHTTPProvider(url, exception_retry_configuration=None)
+        self.web3: AsyncWeb3[AsyncHTTPProvider] = AsyncWeb3(self._provider, middleware=[])
+        self._session: aiohttp.ClientSession | None = None
+        self._opening = asyncio.Lock()
+        self.calls = 0
+        self.failures = 0
+
+    async def call(self, method: str, *params: Any) -> Any:
+        """The result. Raises RpcError, Unavailable and DeadlineExceeded."""
+        self.calls += 1
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._open()
+                answer: Any = await self._provider.make_request(RPCEndpoint(method), [*params])
+        except TimeoutError as error:
+            self.failures += 1
+            raise DeadlineExceeded(
+                f"The node of {self.name} did not answer within {self._timeout_s:g} s.",
+                {"network": self.name, "method": method},
+            ) from error
+        except (aiohttp.ClientError, Web3Exception, OSError, ValueError) as error:
+            self.failures += 1
+            raise self.nonsense(method, type(error).__name__) from None
+        if not isinstance(answer, dict):
+            self.failures += 1
+            raise self.nonsense(method, "no object")
+        refused = answer.get("error")
+        if refused is not None:
+            if isinstance(refused, dict):
+                code, message = refused.get("code"), str(refused.get("message", ""))[:300]
+                raise RpcError(code if isinstance(code, int) else 0, message)
+            raise RpcError(0, str(refused)[:300])
+        if "result" not in answer:
+            self.failures += 1
+            raise self.nonsense(method, "no result")
+        return answer["result"]
+
+    async def call_all(self, calls: Sequence[tuple[str, tuple[Any, ...]]]) -> list[Any]:
+        """Some calls at once, ``CONNECTIONS`` at a time; the first error ends them all."""
+        gate = asyncio.Semaphore(CONNECTIONS)
+
+        async def one(method: str, params: tuple[Any, ...]) -> Any:
+            async with gate:
+                return await self.call(method, *params)
+
+        tasks = [asyncio.ensure_future(one(method, params)) for method, params in calls]
+        try:
+            return list(await asyncio.gather(*tasks))
+        except BaseException:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            raise
+
+    def nonsense(self, method: str, what: str) -> Unavailable:
+        return Unavailable(
+            f"The node of {self.name} can't be used ({what}).",
+            {"network": self.name, "method": method, "cause": what},
+            retry_after_s=1.0,
+        )
+
+    def refusal(self, method: str, error: RpcError) -> Unavailable:
+        """A refusal where none was to be expected."""
+        self.failures += 1
+        return Unavailable(
+            f"The node of {self.name} refuses {method}: {error.message}",
+            {"network": self.name, "method": method, "code": error.code},
+            retry_after_s=1.0,
+        )
+
+    async def _open(self) -> None:
+        """A session of our own: it keeps connections, and we know when it is closed."""
+        async with self._opening:
+            if self._session is None or self._session.closed:
+                self._session = aiohttp.ClientSession(
+                    connector=aiohttp.TCPConnector(limit=CONNECTIONS),
+                    timeout=aiohttp.ClientTimeout(total=self._timeout_s),
+                )
+                await self._provider.cache_async_session(self._session)
+
+    async def aclose(self) -> None:
+        await self._provider.disconnect()
+        if self._session is not None:
+            await self._session.close()
+
+
+def expect(value: Any, kind: type, what: str) -> Any:
+    """Raises InvalidInput when the node gave something else."""
+    if not isinstance(value, kind):
+        raise InvalidInput(f"the node gave no {what}")
+    return value
