@@ -12,6 +12,8 @@ Exit codes (documented in ``maily --help`` and docs):
   6  no network: a download failed
   7  a service of ours did not start (PostgreSQL, Valkey, EVM node, Ray, Serve)
   8  nothing runs here: `maily up` first
+  9  `maily verify` found no certificate
+ 10  `maily verify`: the certificate was revoked
 130  interrupted
 ===  ==========================================================================
 """
@@ -31,6 +33,8 @@ DISK_FULL = 5
 NO_NETWORK = 6
 START_FAILED = 7
 NOT_RUNNING = 8
+NO_CERTIFICATE = 9
+REVOKED = 10
 INTERRUPTED = 130
 
 

@@ -24,6 +24,7 @@ from cluster.cli import (
     status,
     trace,
     up,
+    verify,
     write,
 )
 
@@ -31,7 +32,7 @@ __all__ = ["app", "main"]
 
 EPILOG = """Exit codes: 0 done · 1 not healthy, or refused · 2 wrong usage or setting · 3 already
 running · 4 a port is taken · 5 disk full · 6 no network · 7 a service did not start · 8 nothing
-runs here · 130 interrupted."""
+runs here · 9 no certificate · 10 revoked · 130 interrupted."""
 
 app = typer.Typer(
     name="maily",
@@ -72,6 +73,7 @@ app.command("trace")(trace.trace)
 app.command("replay")(replay.replay)
 app.command("mcp")(mcp.mcp)
 app.command("logs")(logs.logs)
+app.command("verify", epilog=verify.EPILOG)(verify.verify)
 app.add_typer(models.app, name="models")
 app.add_typer(key.app, name="key")
 app.add_typer(budget.app, name="budget")
