@@ -89,7 +89,9 @@ def double() -> str:
     about = "Charsets of two bytes, in rows: lead byte, first trail byte, characters."
     gb = ["export const GB18030_RANGES = ["]
     gb += [f"  {first}, {code}," for first, code in _gb_ranges()]
-    gb_about = "// GB 18030's four bytes, as a number, and the code point there; on from each in step."
+    gb_about = (
+        "// GB 18030's four bytes, as a number, and the code point there; on from each in step."
+    )
     return _module(about, "export const DOUBLE = {", *out, "};", "", gb_about, *gb, "];")
 
 

@@ -18,7 +18,7 @@ _SPLIT = re.compile(r"https?://([^/?#\\]*)(/[^?#]*)?(?:\?([^#]*))?", re.IGNORECA
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*):")
 _HOST = re.compile(r"\[[^\]]*\]|(?:[A-Za-z0-9._-]|[^\x00-\x7f])*")
 _PORT = re.compile(r":([0-9]+)")
-_PROOFPOINT_3 = re.compile(r"/v3/__(.+)__;([A-Za-z0-9_-]*)")
+_BASE64URL = re.compile(r"[A-Za-z0-9_-]*")
 _TRIM = "".join(map(chr, range(33)))
 
 
@@ -75,11 +75,15 @@ def _proofpoint(path: str, query: str, url: str) -> str | None:
 
 
 def _proofpoint_3(path: str, query: str, url: str) -> str | None:
-    match = _PROOFPOINT_3.search(url)
-    if match is None:
-        return None
-    spare = iter(_base64url(match[2]).decode("latin-1"))
-    return re.sub(r"\*", lambda star: next(spare, star[0]), match[1])
+    # By hand, on one line: a pattern would look at all the rest from each place where it may begin.
+    for line in url.split("\n"):
+        start, end = line.find("/v3/__") + 6, line.rfind("__;")
+        if 6 <= start < end:
+            letters = _BASE64URL.match(line, end + 3)
+            assert letters is not None  # it matches the empty string too
+            spare = iter(_base64url(letters[0]).decode("latin-1"))
+            return "".join(next(spare, "*") if one == "*" else one for one in line[start:end])
+    return None
 
 
 def _google(path: str, query: str, url: str) -> str | None:

@@ -24,7 +24,7 @@ _BOUNDARY = re.compile(_PARAMETER % "boundary", re.IGNORECASE | re.ASCII)
 _CHARSET = re.compile(_PARAMETER % "charset", re.IGNORECASE | re.ASCII)
 _ESCAPE = re.compile(r"\\(.)")
 _NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/]+")
-_QP_TRAIL = re.compile(rb"[ \t]+(?=\n|\Z)")
+_QP_TRAIL = re.compile(rb"(?<![ \t])[ \t]++(?=\n|\Z)")
 _QP_CODE = re.compile(rb"=(?:\n|([0-9A-Fa-f]{2}))")
 
 

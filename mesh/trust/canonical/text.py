@@ -16,7 +16,7 @@ _URL = re.compile(
     r"https?://[^<>\"\x00-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+",
     re.IGNORECASE | re.ASCII,
 )
-_URL_END = re.compile(r"[.,;:!?)\]}'*]+\Z")
+_URL_END = ".,;:!?)]}'*"
 # White space, controls and characters that are there to be invisible. Marks that turn the
 # direction of reading stay: they change what is seen.
 _INVISIBLE = re.compile(
@@ -69,7 +69,7 @@ def read_text(parts: Iterable[Shown]) -> Text:
                 continue
             at = 0
             for match in _URL.finditer(value):
-                shown = _URL_END.sub("", match[0])
+                shown = match[0].rstrip(_URL_END)
                 url = unwrap(shown)
                 add(value[at : match.start()])
                 link(url)

@@ -29,6 +29,17 @@ _DROPPED = frozenset({"script", "style", "title"})
 _POINTING = frozenset({"href", "xlink:href", "action", "formaction"})
 
 
+_LONG_NUMBER = re.compile("&#([0-9]{9,})")
+
+
+def _unescape(text: str) -> str:
+    """Character references decoded. Python reads no number of thousands of digits; eight are
+    enough to be none of Unicode's."""
+    return html.unescape(
+        _LONG_NUMBER.sub(lambda match: f"&#{match[1].lstrip('0')[:8] or '0'}", text)
+    )
+
+
 class Token(NamedTuple):
     """Text to read, or where a link points (``is_link``). Every token ends a chunk."""
 
@@ -83,13 +94,13 @@ class _Reader:
                 at += 1
                 continue
             if start < at:
-                yield Token(False, html.unescape(source[start:at]))
+                yield Token(False, _unescape(source[start:at]))
             if tag:
                 yield from (Token(True, link) for link in tag.links)
                 end = yield from self._content(tag.name, end)
             start = at = end
         if start < len(source):
-            yield Token(False, html.unescape(source[start:]))
+            yield Token(False, _unescape(source[start:]))
 
     def _content(self, name: str, at: int) -> Generator[Token, None, int]:
         """Elements whose content is no markup. Returns where reading goes on."""
@@ -105,7 +116,7 @@ class _Reader:
             self._missing.add(name)
             return at
         if name not in _DROPPED and at < match.start():
-            yield Token(False, html.unescape(source[at : match.start()]))
+            yield Token(False, _unescape(source[at : match.start()]))
         return match.start()
 
     def _comment(self, at: int) -> int:
@@ -166,4 +177,4 @@ class _Reader:
                     assert bare is not None
                     value, at = bare[0], bare.end()
             if attribute[0].lower() in _POINTING and name != "link":
-                links.append(html.unescape(value))
+                links.append(_unescape(value))

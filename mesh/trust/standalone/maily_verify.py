@@ -247,7 +247,7 @@ def shown(
         letters = letters[:-1] if len(letters) % 4 == 1 else letters
         body = base64.b64decode(letters + b"==="[: -len(letters) % 4])
     elif encoding == b"quoted-printable":
-        body = re.sub(rb"(?m)[ \t]+$", b"", body)
+        body = b"\n".join(line.rstrip(b" \t") for line in body.split(b"\n"))
         body = re.sub(rb"=(\n|[0-9A-Fa-f]{2})", lambda code: unquoted(code[1]), body)
     for codec in (CHARSETS.get(charset.strip(" \t").lower()), "utf-8"):
         try:
@@ -259,6 +259,12 @@ def shown(
 
 def unquoted(code: bytes) -> bytes:
     return b"" if code == b"\n" else bytes.fromhex(code.decode())
+
+
+def references(text: str) -> str:
+    """Character references decoded; numbers of more than eight digits are none of Unicode's."""
+    short = re.sub("&#([0-9]{9,})", lambda long: f"&#{long[1].lstrip('0')[:8] or '0'}", text)
+    return html.unescape(short)
 
 
 SPACE = "\t\n\f\r "
@@ -288,7 +294,7 @@ def html_tag(source: str, at: int) -> tuple[str, list[str], int] | None:
                 value = value[1:-1]
             pointing = match[1].lower() in ("href", "xlink:href", "action", "formaction")
             if pointing and name[0].lower() != "link":
-                links.append(html.unescape(value))
+                links.append(references(value))
             at = match.end()
     return None
 
@@ -303,7 +309,7 @@ def html_tokens(source: str) -> list[tuple[str, str]]:
 
     def flush(until: int) -> None:
         if start < until:
-            out.append(("text", html.unescape(source[start:until])))
+            out.append(("text", references(source[start:until])))
 
     while (at := source.find("<", at)) >= 0:
         end, name = -1, ""
@@ -342,7 +348,7 @@ def html_tokens(source: str) -> list[tuple[str, str]]:
                 gone.add(name)
             else:
                 if not drop and end < close.start():
-                    out.append(("text", html.unescape(source[end : close.start()])))
+                    out.append(("text", references(source[end : close.start()])))
                 end = close.start()
         start = at = end
     flush(len(source))
@@ -388,10 +394,14 @@ def unwrapped_once(url: str) -> str | None:
         value = query.get("u")
         return None if value is None else unquote(value.replace("-", "%").replace("_", "/"))
     elif host in ("urldefense.com", "urldefense.proofpoint.com"):
-        found = re.search(r"/v3/__(.+)__;([A-Za-z0-9_-]*)", url)
-        if not found:
+        lines = [
+            line for line in url.split("\n") if 5 < line.find("/v3/__") + 6 < line.rfind("__;")
+        ]
+        if not lines:
             return None
-        stars, spare = found[1].split("*"), list(base64url(found[2]).decode("latin-1"))
+        inner, _, letters = lines[0].partition("/v3/__")[2].rpartition("__;")
+        letters = re.split("[^A-Za-z0-9_-]", letters, maxsplit=1)[0]
+        stars, spare = inner.split("*"), list(base64url(letters).decode("latin-1"))
         joined = stars[0]
         for piece in stars[1:]:
             joined += (spare.pop(0) if spare else "*") + piece
