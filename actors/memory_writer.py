@@ -15,7 +15,7 @@ from uuid import UUID
 
 from actors.memory_keeper import Keeper
 from mesh.core import metrics
-from mesh.core.errors import Fenced, IdempotencyMismatch, MailyError, Overloaded
+from mesh.core.errors import Fenced, IdempotencyMismatch, Overloaded, own_copy
 from mesh.memory.record import Record
 from mesh.storage.leases import Lease
 from mesh.storage.memory import MemoryRepository
@@ -115,7 +115,7 @@ class GroupWriter:
                 self._lost()
             for request in group:
                 if not request.answer.done():
-                    request.answer.set_exception(_own(error))
+                    request.answer.set_exception(own_copy(error))
             if not isinstance(error, Exception):
                 raise
         else:
@@ -191,10 +191,3 @@ def _refuse(request: _Write, there: Record) -> None:
                 {"field": "client_id", "id": str(there.id)},
             )
         )
-
-
-def _own(error: BaseException) -> BaseException:
-    """Each waiting caller gets an exception of its own: a traceback must not grow with each."""
-    if isinstance(error, MailyError):
-        return type(error)(error.message, error.details, error.retry_after_s)
-    return error if isinstance(error, Exception) else asyncio.CancelledError()

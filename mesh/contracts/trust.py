@@ -210,7 +210,7 @@ class CertificateView(Contract):
     domain: str | None = None
     """The sender's."""
     recipient_masked: str | None = None
-    """``j…@e…``: enough for who knows it, nothing for who does not."""
+    """``j…@e….com``: who has the address knows it again, nobody can read it from this."""
     message_id: str | None = None
     document: DocumentRef | None = None
     certified_at: datetime | None = None

@@ -65,6 +65,14 @@ class MailyError(Exception):
         }
 
 
+def own_copy(error: BaseException) -> BaseException:
+    """For one of many callers who wait for the same work: a traceback must not grow with each.
+    What is no Exception (a cancelled worker) becomes ``Unavailable``."""
+    if isinstance(error, MailyError):
+        return type(error)(error.message, error.details, error.retry_after_s)
+    return error if isinstance(error, Exception) else Unavailable(retry_after_s=0.5)
+
+
 class InvalidInput(MailyError):
     """The request holds a value that is not allowed."""
 

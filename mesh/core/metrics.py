@@ -86,6 +86,14 @@ MEMORY_ITEMS = _gauge("memory_items", "Memories that hosts hold in their indexes
 TRUST_LINES = _counter("trust_lines_total", "Lines of streaming bodies: new, repeated", "outcome")
 TRUST_VERIFIED = _counter("trust_verified_total", "Public verifications", "level", "outcome")
 TRUST_APART_SECONDS = _histogram("trust_apart_seconds", "Work in a process apart", _FAST, "kind")
+TRUST_LEAVES = _counter("trust_leaves_total", "Messages certified, or there already", "outcome")
+TRUST_BATCHES = _counter("trust_batches_total", "Batches closed and signed", "kind")
+TRUST_SEAL_SECONDS = _histogram("trust_seal_seconds", "From leaves to a signed root", _SLOW)
+TRUST_STATES = _counter("trust_states_total", "New states of batches", "state")
+TRUST_REVOKED = _counter("trust_revoked_total", "Certificates taken back", "reason")
+TRUST_FORGOTTEN = _counter("trust_forgotten_total", "Certificates whose facts were erased")
+TRUST_PENDING = _gauge("trust_pending", "Closed batches that no network has confirmed")
+TRUST_OLDEST = _gauge("trust_oldest_pending_seconds", "Age of the oldest of these")
 
 # Streams
 STREAM_EVENTS = _counter("stream_events_total", "Events acknowledged by the log", "type")
