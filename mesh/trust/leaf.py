@@ -24,6 +24,7 @@ _SEAL = b"maily-seal-v1\n"
 _LEAF = b"maily-leaf-v1\n"
 _REVOKE = b"maily-revoke-v1\n"
 _LEAF_PREFIX = b"\x00"  # RFC 9162 §2.1.1
+_STEP = 1024
 
 _sha256 = hashlib.sha256
 
@@ -159,57 +160,35 @@ def hash_columns(
     """
     count = len(columns)
     salts = random(SALT_BYTES * count)
-    # Locals and one expression a message: at two million hashes a second a name that is looked up
-    # in the module, or a call that could be a concatenation, is what costs.
-    sha256, dkim = _sha256, columns.dkim
+    # What few different values stand for is written once. Locals, few pieces to join, and steps
+    # over no more messages than a core's cache holds: two thirds of the time is SHA-256 itself.
+    sha256, join, dkim = _sha256, b"".join, columns.dkim
     key = dkim.key if dkim else UNSIGNED
     selector = _counted(dkim.selector.encode() if dkim else b"")
+    sizes = {size: size.to_bytes(4, "big") + key for size in set(columns.text_bytes)}
+    lengths = {n: selector + n.to_bytes(2, "big") for n in set(map(len, columns.message_ids))}
     name = columns.domain.encode("ascii")
-    tail = bytes([len(name)]) + name
-    head = _LEAF_PREFIX + _LEAF
-    join = b"".join
-    hashes = [
-        sha256(
-            join(
-                (
-                    head,
-                    salt,
-                    links,
-                    text,
-                    size,
-                    key,
-                    sha256(
-                        join(
-                            (
-                                _SEAL,
-                                exact,
-                                sha256(_RECIPIENT + salt + recipient).digest(),
-                                selector,
-                                length,
-                                message_id,
-                            )
-                        )
-                    ).digest(),
-                    tail,
-                )
-            )
-        ).digest()
-        for salt, links, text, size, exact, recipient, length, message_id in zip(
-            [salts[at : at + SALT_BYTES] for at in range(0, len(salts), SALT_BYTES)],
-            columns.links,
-            columns.text,
-            _big_endian(4, columns.text_bytes),
-            columns.exact,
-            columns.recipients,
-            _big_endian(2, [*map(len, columns.message_ids)]),
-            columns.message_ids,
-            strict=True,
-        )
-    ]
-    return salts, b"".join(hashes)
-
-
-def _big_endian(width: int, values: Sequence[int]) -> list[bytes]:
-    """A campaign has few different lengths: each is written once."""
-    written = {value: value.to_bytes(width, "big") for value in set(values)}
-    return [written[value] for value in values]
+    head, tail = _LEAF_PREFIX + _LEAF, bytes([len(name)]) + name
+    hashes = []
+    for low in range(0, count, _STEP):
+        step = slice(low, low + _STEP)
+        ours = [
+            salts[at : at + SALT_BYTES]
+            for at in range(SALT_BYTES * low, min(SALT_BYTES * step.stop, len(salts)), SALT_BYTES)
+        ]
+        recipients = [
+            sha256(_RECIPIENT + salt + recipient).digest()
+            for salt, recipient in zip(ours, columns.recipients[step], strict=True)
+        ]
+        ids = columns.message_ids[step]
+        seals = [
+            sha256(join((_SEAL, exact, recipient, lengths[len(one)], one))).digest()
+            for exact, recipient, one in zip(columns.exact[step], recipients, ids, strict=True)
+        ]
+        digests = (columns.links[step], columns.text[step], columns.text_bytes[step], seals)
+        leaves = [
+            sha256(join((head, salt, links, text, sizes[size], sealed, tail))).digest()
+            for salt, links, text, size, sealed in zip(ours, *digests, strict=True)
+        ]
+        hashes.append(join(leaves))
+    return salts, join(hashes)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh.core.errors import InvalidInput
-from mesh.trust import jcs, merkle
+from mesh.trust import jcs, leaf, merkle
 from mesh.trust.attach import compact_in, part_in, with_header, with_part
 from mesh.trust.canonical import canonicalise, headers
 from mesh.trust.certificate import read_cbor, read_json
@@ -125,6 +125,37 @@ def test_consistency_proofs_verify(one: int, two: int) -> None:
 def test_double_leaves_are_refused(numbers: list[int]) -> None:
     with pytest.raises(InvalidInput, match="twice"):
         Tree(b"".join(bytes([number]) * 32 for number in numbers))
+
+
+def test_leaves_that_only_begin_alike_are_different() -> None:
+    one, two = bytes(32), bytes(31) + b"\1"
+    assert Tree(one + two).size == 2
+    with pytest.raises(InvalidInput, match="1 leaves"):
+        Tree(one + two + one)
+
+
+def test_columns_of_many_give_the_leaves() -> None:
+    """More than one step of the hashing, and a last one that is not full."""
+    rng = random.Random(3)
+    count = 2 * leaf._STEP + 7
+    digests = [[rng.randbytes(32) for _ in range(count)] for _ in range(3)]
+    ids = [f"<{at}@example.com>" for at in range(count)]
+    people = [f"anna{at}@example.org" for at in range(count)]
+    sizes = [at % 900 for at in range(count)]
+    key = DkimKey("s1", rng.randbytes(16))
+    columns = Columns(
+        *("example.com", key, [one.encode() for one in ids], [one.encode() for one in people]),
+        *(*digests, sizes),
+    )
+    salts, hashes = hash_columns(columns, rng.randbytes)
+    for at in range(count):
+        salt = salts[16 * at : 16 * at + 16]
+        exact, links, text = (column[at] for column in digests)
+        single = leaf.Leaf(
+            *(salt, "example.com", ids[at], exact, text, sizes[at], links),
+            *(leaf.recipient_commitment(salt, people[at]), key),
+        )
+        assert single.hash == hashes[32 * at : 32 * at + 32]
 
 
 @given(st.integers(1, 12), st.booleans(), st.integers(0, 2**32))
