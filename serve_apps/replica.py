@@ -13,6 +13,8 @@ from typing import Any
 
 SAY_GOODBYE_S = 1.5
 """For what is to be said to clients when the replica goes: less than Serve's grace."""
+_AS_IT_IS = (b"x-request-disconnect-disabled", b"?1")
+"""Serve's own header: the application looks after disconnects by itself."""
 
 
 def plain_stderr() -> bool:
@@ -50,6 +52,35 @@ def readable_headers() -> bool:
         await inner(self, scope, receive, send)
 
     direct_ingress.readable = True  # type: ignore[attr-defined]
+    Replica._direct_ingress_asgi = direct_ingress
+    return True
+
+
+def direct_bodies(streams: Callable[[str, str], bool]) -> bool:
+    """Let bodies without end reach the application as it reads them, and no faster.
+
+    Serve reads every body ahead into a queue without bounds, so that it hears when a client
+    leaves. It does not where a header of its own says so; then the application's reads are the
+    socket's, and a client that sends more than is taken is made to wait. ``streams``: whether a
+    method and path has such a body. Without this a gigabyte that is sent is a gigabyte in memory.
+    """
+    from ray.serve._private.replica import Replica
+
+    inner = getattr(Replica, "_direct_ingress_asgi", None)
+    if inner is None:
+        return False
+    original = getattr(inner, "original", None)
+    if original is not None:
+        inner = original
+
+    async def direct_ingress(self: Any, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and streams(scope["method"], scope["path"]):
+            others = [pair for pair in scope["headers"] if pair[0] != _AS_IT_IS[0]]
+            scope["headers"] = [*others, _AS_IT_IS]
+        await inner(self, scope, receive, send)
+
+    direct_ingress.original = inner  # type: ignore[attr-defined]
+    direct_ingress.readable = getattr(inner, "readable", False)  # type: ignore[attr-defined]
     Replica._direct_ingress_asgi = direct_ingress
     return True
 

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from mesh.core.errors import Internal, InvalidInput, MailyError, NotFound
+from mesh.trust.present.links import public_base
 from serve_apps.gateway.answers import Json, error_body, error_headers, invalid
 from serve_apps.gateway.auth import Authenticator
 from serve_apps.gateway.context import context_of
@@ -31,6 +32,9 @@ from serve_apps.gateway.routers.replay import replay_router
 from serve_apps.gateway.routers.streams import streams_router
 from serve_apps.gateway.routers.tools import tools_router
 from serve_apps.gateway.routers.trace import trace_router
+from serve_apps.gateway.routers.trust import trust_router
+from serve_apps.gateway.routers.trust_pages import trust_pages_router
+from serve_apps.gateway.routers.trust_public import trust_public_router
 
 _DESCRIPTION = """\
 Email campaigns written by agents, and the models that they use.
@@ -68,6 +72,10 @@ def create_app(gateway: Gateway, authenticator: Authenticator | None = None) -> 
     app.include_router(trace_router(gateway))
     app.include_router(streams_router(gateway))
     app.include_router(memory_router(gateway))
+    public_url = public_base(gateway.settings.trust.public_url or gateway.settings.gateway_url)
+    app.include_router(trust_router(gateway))
+    app.include_router(trust_public_router(gateway, public_url))
+    app.include_router(trust_pages_router(gateway, public_url))
     app.include_router(engines_router(gateway))
     app.include_router(keys_router(gateway))
     app.include_router(budgets_router(gateway))

@@ -10,6 +10,7 @@ from mesh.core.settings import Settings
 from serve_apps import loopback, replica
 from serve_apps.gateway.edge import Edge
 from serve_apps.gateway.opening import OpenGateway
+from serve_apps.gateway.policy import streams_body
 
 loopback.apply()
 
@@ -24,6 +25,7 @@ class GatewayReplica:
         loopback.apply()
         replica.plain_stderr()
         replica.readable_headers()
+        replica.direct_bodies(streams_body)
         settings = settings_of_process()
         replica.lean_sockets(settings.streams.socket_message_bytes)
         self._opened = await OpenGateway.open(settings)

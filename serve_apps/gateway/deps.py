@@ -14,7 +14,7 @@ from collections.abc import (
 )
 from dataclasses import dataclass, field
 from datetime import date
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 from uuid import UUID
 
 from mesh.agents.services import NO_SERVICES, AgentServices
@@ -46,6 +46,8 @@ from mesh.storage.waits import ApprovalRow
 from mesh.streams.frames import Frames
 from mesh.streams.log import StreamLog
 from mesh.streams.presence import LocalPresence, Presence
+from mesh.trust.client import TrustClient
+from serve_apps.gateway.apart import Apart
 from serve_apps.gateway.live import LiveStreams
 
 
@@ -251,6 +253,16 @@ class Limiter(Protocol):
     async def hit(self, key: str) -> Decision: ...
 
 
+class PublicLimits(Protocol):
+    """The door for callers without a credential."""
+
+    async def admit(
+        self, address: str, kind: Literal["read", "work"]
+    ) -> builtins.list[tuple[bytes, bytes]]:
+        """Headers that tell of the limit. Raises RateLimited."""
+        ...
+
+
 class BudgetAdmin(Protocol):
     """Budgets of one workspace at a time, and the ledger of usage."""
 
@@ -363,4 +375,10 @@ class Gateway:
     """None: nobody can be asked here."""
     memory: Memory | None = None
     """None: nothing is remembered here."""
+    trust: TrustClient | None = None
+    """None: nothing is certified here."""
+    apart: Apart = field(default_factory=Apart)
+    """Where the work for anybody's messages is done."""
+    public: PublicLimits | None = None
+    """None: callers without a credential are not limited."""
     version: str = "0"

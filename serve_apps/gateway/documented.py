@@ -18,6 +18,7 @@ _TEXTS = {
     405: "This path does not know this method",
     406: "No media type that the client accepts can be given",
     409: "The state of the thing, or a request still running, does not allow this",
+    410: "It was forgotten for good",
     413: "The body is too large",
     415: "The body's media type is not read here",
     422: "A field is wrong; details.field names it",

@@ -40,6 +40,7 @@ from serve_apps.gateway.headers import (
     SECURITY,
     Cors,
     idempotency_key,
+    limit_headers,
     priority_of,
     read_headers,
     timeout_of,
@@ -114,6 +115,7 @@ class Edge:
         self._cors = Cors(settings.cors_origins)
         self._sockets = Entrance(gateway, authenticator)
         self._max_body = settings.max_body_bytes
+        self._max_message = gateway.settings.trust.verify_body_bytes
         self._timeout_s = settings.request_timeout_s
         self._access = settings.access_log
         self._slow_s = settings.slow_request_s
@@ -192,6 +194,9 @@ class Edge:
             raise MethodNotAllowed(f"{method[:20]} is not allowed here", {"allowed": methods})
         if rule.credential != "none":
             await self._enter(rule, context)
+        elif rule.by_address and self.gateway.public is not None:
+            address = client_address(context.peer, headers, self._trusted)
+            context.response_headers += await self.gateway.public.admit(address, rule.by_address)
         context.timeout_s = timeout_of(headers, self._timeout_s)
         if rule.idempotent:
             context.idempotency_key = idempotency_key(headers)
@@ -201,7 +206,9 @@ class Edge:
             return
         if rule.body is not None:
             check_media(headers.get(b"content-type"), rule.body)
-            context.body = await read_body(receive, headers.get(b"content-length"), self._max_body)
+        if rule.body is not None and not rule.stream:
+            most = self._max_message if rule.message else self._max_body
+            context.body = await read_body(receive, headers.get(b"content-length"), most)
             context.body_read = True
             receive = Replay(context.body, receive)
         if method == "HEAD":
@@ -232,12 +239,7 @@ class Edge:
             context.headers.get(b"authorization"), rule.credential
         )
         decision = await self.gateway.limiter.hit(principal.key_id)
-        reset = b"%d" % max(0, round(decision.reset_s))
-        context.response_headers += [
-            (b"ratelimit-limit", b"%d" % decision.limit),
-            (b"ratelimit-remaining", b"%d" % max(0, decision.remaining)),
-            (b"ratelimit-reset", reset),
-        ]
+        context.response_headers += limit_headers(decision)
         if not decision.allowed:
             metrics.RATE_LIMITED.inc()
             raise RateLimited(

@@ -104,7 +104,7 @@ async def topic_frames(
         async with deliveries(gateway, mux, bell, heartbeat_s) as found:
             async for delivery in found:
                 if delivery is None:
-                    await _still_allowed(gateway, context)
+                    await still_allowed(gateway, context)
                     yield HEARTBEAT
                     continue
                 if delivery.missing:
@@ -135,7 +135,7 @@ async def _look_up(
     return remembered(row, after) if row.state.ended else None
 
 
-async def _still_allowed(gateway: Gateway, context: RequestContext) -> None:
+async def still_allowed(gateway: Gateway, context: RequestContext) -> None:
     """Raises Unauthenticated once the credential has expired or was revoked."""
     expires = context.who.expires_at
     if expires is not None and gateway.clock.now() >= expires:

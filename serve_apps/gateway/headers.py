@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from mesh.core.errors import HeadersTooLarge
 from serve_apps.gateway.answers import invalid_field
+from serve_apps.gateway.deps import Decision
 
 MAX_HEADERS = 100
 MAX_HEADER_BYTES = 8_192
@@ -103,6 +104,15 @@ def priority_of(headers: dict[bytes, bytes]) -> int:
     if not _PRIORITY.match(value) or not -10 <= int(value) <= 0:
         raise invalid_field("header.X-Priority", "must be a whole number from -10 to 0")
     return int(value)
+
+
+def limit_headers(decision: Decision) -> list[tuple[bytes, bytes]]:
+    """How much of a rate limit is left."""
+    return [
+        (b"ratelimit-limit", b"%d" % decision.limit),
+        (b"ratelimit-remaining", b"%d" % max(0, decision.remaining)),
+        (b"ratelimit-reset", b"%d" % max(0, round(decision.reset_s))),
+    ]
 
 
 class Cors:

@@ -76,18 +76,33 @@ class LineReader:
             elif self._ready:
                 break
             else:
-                self._error = DeadlineExceeded(
-                    f"Nothing came for {limits.silence_s:g} s", {"timeout_s": limits.silence_s}
-                )
+                self._error = self._silent()
         if not self._ready and self._error is not None:
             raise self._error
         return self._cut()
+
+    async def skip(self) -> None:
+        """Read the rest and keep nothing of it. Raises Cancelled, DeadlineExceeded."""
+        self._ready.clear()
+        self._ready_bytes = 0
+        while not self._ended:
+            message = await self._next(self._limits.silence_s)
+            if message is None:
+                raise self._silent()
+            if message["type"] == "http.disconnect":
+                raise Cancelled("The client left while sending its body")
+            self.bytes += len(message.get("body", b""))
+            self._ended = not message.get("more_body", False)
 
     async def aclose(self) -> None:
         if self._pending is not None:
             self._pending.cancel()
             await asyncio.gather(self._pending, return_exceptions=True)
             self._pending = None
+
+    def _silent(self) -> DeadlineExceeded:
+        silence_s = self._limits.silence_s
+        return DeadlineExceeded(f"Nothing came for {silence_s:g} s", {"timeout_s": silence_s})
 
     def _full(self) -> bool:
         limits = self._limits

@@ -24,6 +24,7 @@ from mesh.contracts.memory import (
 )
 from mesh.contracts.streams import RoomMessage
 from mesh.contracts.tasks import TaskRequest
+from mesh.contracts.trust import ForgetRecipient, NewMessage, RevokeRequest, VerifyRequest
 from serve_apps.gateway.policy import RULES
 from serve_apps.gateway.schemas import KeyRequest, TokenForm
 
@@ -35,15 +36,19 @@ BODIES: tuple[type[BaseModel], ...] = (
     CompletionRequest,
     EmbeddingRequest,
     ConsolidateRequest,
+    ForgetRecipient,
     ForgetSelector,
     KeyRequest,
     MemoryBatch,
     MemoryPatch,
     MemoryQuery,
     NewMemory,
+    NewMessage,
+    RevokeRequest,
     TaskRequest,
     RoomMessage,
     TokenForm,
+    VerifyRequest,
 )
 _TEMPLATE = "#/components/schemas/{model}"
 

@@ -29,6 +29,7 @@ from mesh.security.tokens import SIGNING, TokenService
 from mesh.storage.budgets import BudgetRepository
 from mesh.storage.waits import WaitRepository
 from mesh.streams.presence import ValkeyPresence
+from serve_apps.gateway.apart import Apart, ApartOptions
 from serve_apps.gateway.app import create_app
 from serve_apps.gateway.auth import Authenticator
 from serve_apps.gateway.budget_admin import Budgets
@@ -37,6 +38,7 @@ from serve_apps.gateway.edge import Edge
 from serve_apps.gateway.key_admin import REVOKED_CHANNEL, LinkedTokens, Publish, WorkspaceKeys
 from serve_apps.gateway.logins import FailedLogins
 from serve_apps.gateway.models import ServeModels
+from serve_apps.gateway.public_door import PublicDoor
 from serve_apps.gateway.sealing import AesSealer
 from serve_apps.gateway.service_door import ServiceDoor
 
@@ -116,6 +118,8 @@ class OpenGateway:
             memory=agent_services.memory,
             cited_memories=None if agent_services.memory is None else agent_services.memory.cited,
             presence=ValkeyPresence(context.redis, clock=context.clock),
+            apart=Apart(_apart_options(settings)),
+            public=_public_door(settings, context),
             version=_version(),
         )
         authenticator = Authenticator(
@@ -139,6 +143,7 @@ class OpenGateway:
 
     async def aclose(self) -> None:
         await self.gateway.live.aclose()
+        await self.gateway.apart.aclose()
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
@@ -221,6 +226,20 @@ def _failed_logins(settings: Settings, context: ProcessContext) -> FailedLogins:
         for limit in (most, max(5, most // 10))
     )
     return FailedLogins(by_address, by_pair, context.clock)
+
+
+def _public_door(settings: Settings, context: ProcessContext) -> PublicDoor:
+    trust, block = settings.trust, settings.gateway.rate_limit_burst_block
+    reads, work = (
+        RateLimiter(settings.redis_url, limit, block, clock=context.clock)
+        for limit in (trust.public_per_minute, trust.public_work_per_minute)
+    )
+    return PublicDoor(reads, work)
+
+
+def _apart_options(settings: Settings) -> ApartOptions:
+    trust = settings.trust
+    return ApartOptions(trust.verify_workers, trust.verify_queue, trust.verify_timeout_s)
 
 
 def _remember(context: ProcessContext) -> Remember:

@@ -32,10 +32,20 @@ class Rule:
     """Whether it reads or writes what is a workspace's: closed to services that name none."""
     head: bool = True
     """Of GET: whether HEAD is answered too (not where the answer is a stream)."""
+    stream: bool = False
+    """Whether the route reads the body by itself, as it comes: of any length."""
+    message: bool = False
+    """Whether the body holds a message to verify, and may be as large as those."""
+    by_address: Literal["", "read", "work"] = ""
+    """Without a credential: by what the caller's address is limited."""
 
 
 PUBLIC = Rule(credential="none")
 BROWSER = Rule(credential="bearer or basic")
+LOOK = Rule(credential="none", by_address="read")
+"""Who has the name of the thing (which can't be guessed) may see it."""
+DRAW = Rule(credential="none", by_address="work")
+"""The same, where the answer has to be worked out."""
 
 
 def _post(scope: str, *, idempotent: bool = True, workspace: bool = True) -> Rule:
@@ -100,6 +110,42 @@ RULES: dict[str, dict[str, Rule]] = {
     },
     "/v1/budgets/{budget_id}": {"DELETE": Rule(scope=scopes.BUDGETS_ADMIN)},
     "/v1/usage": {"GET": Rule(scope=scopes.MODELS_READ)},
+    "/v1/trust/batches": {
+        "GET": Rule(scope=scopes.TRUST_READ),
+        "POST": Rule(scope=scopes.TRUST_WRITE, body=NDJSON, idempotent=True, stream=True),
+    },
+    "/v1/trust/batches/{batch}": {"GET": Rule(scope=scopes.TRUST_READ)},
+    "/v1/trust/batches/{batch}/messages": {
+        "POST": Rule(scope=scopes.TRUST_WRITE, body=NDJSON, stream=True)
+    },
+    "/v1/trust/batches/{batch}/close": {"POST": Rule(scope=scopes.TRUST_WRITE)},
+    "/v1/trust/batches/{batch}/forget": {"POST": _post(scopes.TRUST_REVOKE, idempotent=False)},
+    "/v1/trust/batches/{batch}/certificates": {"GET": Rule(scope=scopes.TRUST_READ, head=False)},
+    "/v1/trust/batches/{batch}/events": {"GET": Rule(scope=scopes.TRUST_READ, head=False)},
+    "/v1/trust/documents/{document}/{version}": {"GET": Rule(scope=scopes.TRUST_READ)},
+    "/v1/trust/networks": {"GET": Rule(scope=scopes.TRUST_READ, workspace=False)},
+    "/v1/trust/certificates/{certificate}/revoke": {
+        "POST": _post(scopes.TRUST_REVOKE, idempotent=False)
+    },
+    "/v1/trust/certificates/{certificate}/forget": {"POST": Rule(scope=scopes.TRUST_REVOKE)},
+    # From here on for anybody. Forms before the bare name, which would match them too.
+    "/v1/trust/certificates/{certificate}.json": {"GET": LOOK},
+    "/v1/trust/certificates/{certificate}.cbor": {"GET": LOOK},
+    "/v1/trust/certificates/{certificate}.pdf": {"GET": DRAW},
+    "/v1/trust/certificates/{certificate}": {"GET": LOOK},
+    "/v1/trust/receipts/{root}": {"GET": LOOK},
+    "/v1/trust/revocations": {"GET": LOOK},
+    "/v1/trust/keys": {"GET": LOOK},
+    "/v1/trust/verifier.py": {"GET": LOOK},
+    "/v1/trust/verify": {
+        "POST": Rule(credential="none", by_address="work", body=JSON, message=True)
+    },
+    "/qr/{certificate}.png": {"GET": DRAW},
+    "/qr/{certificate}.svg": {"GET": DRAW},
+    "/badge/{certificate}.png": {"GET": LOOK},
+    "/badge/{certificate}.svg": {"GET": LOOK},
+    "/verify/{certificate}": {"GET": LOOK},
+    "/verify/assets/{name}": {"GET": LOOK},
 }
 
 SOCKETS: dict[str, Rule] = {"/v1/mesh/ws": Rule(scope=scopes.STREAMS_READ)}
@@ -148,3 +194,10 @@ def rule_for(template: str, method: str) -> Rule | None:
         get = rules.get("GET")
         return get if get is not None and get.head else None
     return rules.get(method)
+
+
+def streams_body(method: str, path: str) -> bool:
+    """Whether the route reads its body by itself, as it comes."""
+    template = template_of(path)
+    rule = None if template is None else rule_for(template, method)
+    return rule is not None and rule.stream

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from uuid import UUID
 
 from pydantic import ValidationError
 
-from mesh.contracts.trust import CertificateLine, NewMessage
+from mesh.contracts.trust import MAX_LINES, CertificateLine, NewMessage
 from mesh.core import metrics
 from mesh.core.errors import InvalidInput, MailyError
 from mesh.trust.client import Rolling, TrustClient
@@ -37,11 +37,10 @@ class Taken:
     """Messages of the stream that are kept now, however often they were sent."""
     repeated: int = 0
     """Of them, those that were there already."""
+    certificates: list[CertificateLine] | None = field(default_factory=list)
+    """In the order of the stream; None once they are too many to tell."""
     most_pages: int = 0
     """On their way at once, at most."""
-    first: int | None = None
-    """Index of the first of them in the batch."""
-    last: int | None = None
 
 
 _Outcome = tuple[list[CertificateLine], MailyError | None]
@@ -56,22 +55,29 @@ class IntakeOptions:
     """For one page to be committed."""
     max_depth: int = 32
     """Of a line's JSON."""
+    told: int = MAX_LINES
+    """So many certificates are told at once, at most."""
+
+
+Opening = Callable[[], Awaitable[UUID | Rolling]]
 
 
 class Intake:
-    """One stream into one batch. ``taken`` is right after ``run`` has ended, however it did."""
+    """One stream into one batch, which is opened with the first message that can be read.
+    ``taken`` is right after ``run`` has ended, however it did."""
 
     def __init__(
         self,
         client: TrustClient,
         workspace: UUID,
-        batch: UUID | Rolling,
+        opening: Opening,
         options: IntakeOptions,
     ) -> None:
         self._client = client
         self._workspace = workspace
-        self._batch = batch
+        self._opening = opening
         self._options = options
+        self.batch: UUID | Rolling | None = None
         self._under_way: deque[asyncio.Task[_Outcome]] = deque()
         self.taken = Taken()
 
@@ -85,9 +91,11 @@ class Intake:
                     break
                 messages, wrong = await self._parse(page)
                 if messages:
+                    if self.batch is None:
+                        self.batch = await self._opening()
                     while len(self._under_way) >= self._options.pages:
                         await self._settle_first()
-                    self._begin(messages, page[0][0])
+                    self._begin(self.batch, messages, page[0][0])
                 if wrong is not None:
                     raise wrong
             while self._under_way:
@@ -113,24 +121,30 @@ class Intake:
                 return messages, _of_line(error, number)
         return messages, None
 
-    def _begin(self, messages: Sequence[NewMessage], first_line: int) -> None:
-        self._under_way.append(asyncio.ensure_future(self._take(messages, first_line)))
+    def _begin(
+        self, batch: UUID | Rolling, messages: Sequence[NewMessage], first_line: int
+    ) -> None:
+        self._under_way.append(asyncio.ensure_future(self._take(batch, messages, first_line)))
         self.taken.most_pages = max(self.taken.most_pages, len(self._under_way))
 
-    async def _take(self, messages: Sequence[NewMessage], first_line: int) -> _Outcome:
+    async def _take(
+        self, batch: UUID | Rolling, messages: Sequence[NewMessage], first_line: int
+    ) -> _Outcome:
         """A page with a line that can't be taken goes in without that line and what follows."""
         try:
-            return await self._add(messages, first_line), None
+            return await self._add(batch, messages, first_line), None
         except MailyError as error:
             before = _line(error) - first_line
             if not 0 < before < len(messages):
                 return [], error
             try:
-                return await self._add(messages[: int(before)], first_line), error
+                return await self._add(batch, messages[: int(before)], first_line), error
             except MailyError as other:
                 return [], other
 
-    async def _add(self, messages: Sequence[NewMessage], first_line: int) -> list[CertificateLine]:
+    async def _add(
+        self, batch: UUID | Rolling, messages: Sequence[NewMessage], first_line: int
+    ) -> list[CertificateLine]:
         """Patient: an owner that dies is replaced within seconds, and a page may be sent again."""
         wait_s = _WAIT_S
         timeout_s = self._options.page_timeout_s
@@ -138,7 +152,7 @@ class Intake:
             try:
                 return await self._client.add(
                     self._workspace,
-                    self._batch,
+                    batch,
                     messages,
                     first_line=first_line,
                     timeout_s=timeout_s,
@@ -179,17 +193,17 @@ class Intake:
         self.taken.repeated += repeated
         metrics.TRUST_LINES.labels("new").inc(len(lines) - repeated)
         metrics.TRUST_LINES.labels("repeated").inc(repeated)
-        if lines:
-            indexes = [line.index for line in lines]
-            low, high = min(indexes), max(indexes)
-            self.taken.first = low if self.taken.first is None else min(self.taken.first, low)
-            self.taken.last = high if self.taken.last is None else max(self.taken.last, high)
+        told = self.taken.certificates
+        if told is not None:
+            fits = len(told) + len(lines) <= self._options.told
+            self.taken.certificates = [*told, *lines] if fits else None
 
     def _told(self, error: MailyError) -> MailyError:
         """The error with what is kept all the same."""
-        error.details = {**error.details, "kept": self.taken.lines, "batch": str(self._batch)}
-        error.args = (error.args[0], error.details, error.retry_after_s)
-        return error
+        details = {**error.details, "kept": self.taken.lines}
+        if self.batch is not None:
+            details["batch"] = str(self.batch)
+        return type(error)(error.message, details, error.retry_after_s)
 
 
 def read_line(line: bytes, max_depth: int) -> NewMessage:

@@ -1,0 +1,144 @@
+"""Requests whose body is a stream of messages: into a new batch, or into one that is there."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from mesh.contracts.trust import BatchFilled, BatchState, BatchView, NewBatch
+from mesh.core import metrics
+from mesh.core.errors import MailyError, Overloaded
+from mesh.trust.client import ROLLING, Rolling, TrustClient
+from serve_apps.gateway.answers import Json, invalid_field
+from serve_apps.gateway.body import discard
+from serve_apps.gateway.context import RequestContext, context_of
+from serve_apps.gateway.deps import Gateway
+from serve_apps.gateway.idempotency import REPLAYED
+from serve_apps.gateway.lines import LineLimits, LineReader
+from serve_apps.gateway.trust_intake import Intake, IntakeOptions, Opening
+
+ADD_TIMEOUT_S = 60.0
+"""For a page of messages to be canonicalised, hashed and committed."""
+
+
+class Filling:
+    """Reads so many bodies at once and no more: each holds a few pages in memory."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        trust, limits = gateway.settings.trust, gateway.settings.gateway
+        self._most = trust.streams
+        self._running = 0
+        self._lines = LineLimits(
+            line_bytes=2 * trust.max_message_bytes,  # in base64, or escaped as JSON
+            silence_s=trust.stream_silence_s,
+        )
+        self._intake = IntakeOptions(
+            pages=trust.stream_pages,
+            page_timeout_s=ADD_TIMEOUT_S,
+            max_depth=limits.max_json_depth,
+        )
+
+    async def new_batch(self, request: Request, trust: TrustClient, new: NewBatch) -> Response:
+        """A batch from a body. With an Idempotency-Key the batch is the key's: what was cut off
+        goes on where it was, and what was done is answered again."""
+        context = context_of(request)
+        workspace, key = context.who.workspace_id, context.idempotency_key
+        view: BatchView | None = None
+
+        async def opened() -> BatchView:
+            return await trust.open_batch(workspace, new, key=key, timeout_s=_a_while(context))
+
+        if key is not None:
+            view = await opened()
+            if view.state is not BatchState.OPEN:
+                return await self._again(request, view)
+
+        async def opening() -> UUID:
+            nonlocal view
+            view = view or await opened()
+            return view.id
+
+        intake = await self._take_in(request, trust, opening)
+        closing = new.close == "now"
+        if view is None or (view.size == 0 and intake.taken.lines == 0):
+            if closing:
+                raise invalid_field("body", "has no messages")
+            view = view or await opened()
+        if closing:
+            view = await trust.close_batch(workspace, view.id, timeout_s=context.timeout_s)
+        else:
+            view = await trust.batch(workspace, view.id, timeout_s=_a_while(context))
+        return _filled(intake, view, 201)
+
+    async def more(self, request: Request, trust: TrustClient, batch: UUID | Rolling) -> Response:
+        """More messages for a batch, which stays open."""
+        context = context_of(request)
+        workspace = context.who.workspace_id
+
+        async def opening() -> UUID | Rolling:
+            return batch
+
+        if batch == ROLLING:
+            return _filled(await self._take_in(request, trust, opening), None, 200)
+        # Before the first line is read: another workspace's batch is not found.
+        await trust.batch(workspace, batch, timeout_s=_a_while(context))
+        intake = await self._take_in(request, trust, opening)
+        view = await trust.batch(workspace, batch, timeout_s=_a_while(context))
+        return _filled(intake, view, 200)
+
+    async def _again(self, request: Request, view: BatchView) -> Response:
+        """What came of the first time; the body is read to its end, for a client that is still
+        sending does not hear the answer."""
+        reader = LineReader(request.receive, self._lines)
+        try:
+            await reader.skip()
+        finally:
+            await reader.aclose()
+        again = BatchFilled(batch=view, lines=view.size, repeated=view.size, certificates=None)
+        return Json(again.model_dump_json().encode(), 201, headers={**_place(view), **REPLAYED})
+
+    async def _take_in(self, request: Request, trust: TrustClient, opening: Opening) -> Intake:
+        context = context_of(request)
+        if self._running >= self._most:
+            metrics.OVERLOADED.labels("trust streams").inc()
+            raise Overloaded("Too many bodies are being read: try again", retry_after_s=2.0)
+        self._running += 1
+        reader = LineReader(request.receive, self._lines)
+        intake = Intake(trust, context.who.workspace_id, opening, self._intake)
+        try:
+            await intake.run(reader)
+        except MailyError:
+            await reader.aclose()
+            if not reader.ended and not await discard(request.receive):
+                context.response_headers.append((b"connection", b"close"))
+            raise
+        finally:
+            self._running -= 1
+            await reader.aclose()
+        return intake
+
+    def statistics(self) -> dict[str, int | float]:
+        return {"running": self._running}
+
+
+def _a_while(context: RequestContext) -> float:
+    """Seconds for one look-up or change within a request that may last for hours."""
+    return min(context.timeout_s, 30.0)
+
+
+def _place(view: BatchView) -> dict[str, str]:
+    return {"location": f"/v1/trust/batches/{view.id}"}
+
+
+def _filled(intake: Intake, view: BatchView | None, status: int) -> Response:
+    taken = intake.taken
+    filled = BatchFilled(
+        batch=view,
+        lines=taken.lines,
+        repeated=taken.repeated,
+        certificates=taken.certificates,
+    )
+    headers = _place(view) if view is not None and status == 201 else {}
+    return Json(filled.model_dump_json().encode(), status, headers=headers)
