@@ -7,6 +7,7 @@ picture: in a dark mail client too, a camera needs both.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
 from io import BytesIO
@@ -107,10 +108,8 @@ def qr_png(text: str, options: QrOptions = LINK) -> bytes:
     code = qr_code(text, options.level)
     scale = max(MIN_MODULE, options.pixels // code.side)
     image = Image.new("1", (code.side, code.side), 1)
-    for y, row in enumerate(code.rows):
-        for x, dark in enumerate(row):
-            if dark:
-                image.putpixel((x + QUIET_ZONE, y + QUIET_ZONE), 0)
+    for x, y, length in runs(code):
+        image.paste(0, (x, y, x + length, y + 1))
     width = code.side * scale
     out = BytesIO()
     image.resize((width, width), Image.Resampling.NEAREST).save(out, "PNG", compress_level=9)
@@ -120,18 +119,18 @@ def qr_png(text: str, options: QrOptions = LINK) -> bytes:
 def qr_svg(text: str, options: QrOptions = LINK) -> bytes:
     """One path; no style, no script, no reference to anything."""
     code = qr_code(text, options.level)
+    lines = "".join(f"M{x} {y}.5h{length}" for x, y, length in runs(code))
     title = f"<title>{escape(options.title)}</title>" if options.title else ""
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {code.side} {code.side}" '
         f'width="{options.pixels}" height="{options.pixels}" shape-rendering="crispEdges" '
         f'role="img">{title}<path fill="#fff" d="M0 0h{code.side}v{code.side}H0z"/>'
-        f'<path stroke="#000" d="{_runs(code)}"/></svg>\n'
+        f'<path stroke="#000" d="{lines}"/></svg>\n'
     ).encode()
 
 
-def _runs(code: QrCode) -> str:
-    """Each run of dark modules as a line that is one module thick."""
-    lines = []
+def runs(code: QrCode) -> Iterator[tuple[int, int, int]]:
+    """Each run of dark modules: column and row with the quiet zone, and length."""
     for y, row in enumerate(code.rows):
         x = 0
         while x < len(row):
@@ -139,6 +138,5 @@ def _runs(code: QrCode) -> str:
             while x + length < len(row) and row[x + length]:
                 length += 1
             if length:
-                lines.append(f"M{x + QUIET_ZONE} {y + QUIET_ZONE}.5h{length}")
+                yield x + QUIET_ZONE, y + QUIET_ZONE, length
             x += length + 1
-    return "".join(lines)
