@@ -14,7 +14,7 @@ TORCH := $(shell sed -n 's/^  "\(torch==[^"]*\)",$$/\1/p' pyproject.toml)
 .DEFAULT_GOAL := help
 .PHONY: help run test test-slow install install-dev fetch up down lint format types imports \
 	bench bench-mesh bench-llm bench-memory bench-streams bench-agents test-vllm \
-	show-gateway show-mesh lock clean
+	show-gateway show-mesh show-trust lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -116,6 +116,9 @@ show-gateway: install-dev ## every claim measured on a running instance (FULL=1:
 
 show-mesh: install-dev ## the mesh in depth, measured on running instances (FULL=1: full sizes)
 	$(BIN)/python -m benchmarks.show.mesh $(if $(FULL),--full)
+
+show-trust: install-dev ## certificates, anchors, verifiers, on running instances (FULL=1: full sizes)
+	$(BIN)/python -m benchmarks.show.trust $(if $(FULL),--full)
 
 # Everything but torch and its companions, with hashes; no index and no host is written down.
 COMPILE := CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --generate-hashes \

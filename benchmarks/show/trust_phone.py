@@ -1,0 +1,160 @@
+"""As a reader's phone does it: a mail on the screen, its QR code, the page, the mail in the page.
+
+A mail is written with the snippet (badge and QR code), certified, and rendered by Chromium at a
+phone's size. The code is read from the screenshot, its link opened, and the message given to the
+page as a file. Then a copy in which somebody changed a price and a link. Screenshots are kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from email import message_from_bytes, policy
+from email.message import EmailMessage
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import zxingcpp
+from PIL import Image
+from playwright.async_api import Browser, BrowserContext, Page
+
+from benchmarks.instance import Instance
+from benchmarks.show.table import Claim
+from benchmarks.show.trust_client import Trust, trust_of
+from benchmarks.show.trust_letters import Campaign, Mail
+from benchmarks.show.trust_verifiers import chromium
+from mesh.trust.present.links import read_link
+from mesh.trust.present.snippet import email_snippet
+
+PHONE: dict[str, Any] = {
+    "viewport": {"width": 390, "height": 844},
+    "device_scale_factor": 2,
+    "is_mobile": True,
+    "has_touch": True,
+}
+OUT = Path(__file__).resolve().parents[2] / ".cache" / "show-trust"
+"""Screenshots of the last run."""
+OTHERS = 5
+PATIENCE_S = 60.0
+FAKE_LINK = "https://shop.example.evil.example"
+
+
+async def run(instance: Instance, full: bool) -> list[Claim]:
+    campaign = Campaign(seed=int(time.time()))
+    OUT.mkdir(parents=True, exist_ok=True)
+    async with trust_of(instance) as trust, chromium() as browser:
+        mail, certificate = await _certified(trust, campaign)
+        phone = await browser.new_context(**PHONE)
+        picture = await _rendered(phone, mail)
+        texts = [code.text for code in zxingcpp.read_barcodes(Image.open(BytesIO(picture)))]
+        read = Claim(
+            "QR code in a mail, read by zxing from a phone's screenshot",
+            f"{len(texts)} code: {texts[0] if texts else 'none'} "
+            f"({OUT.name}/mail.png, {len(picture) // 1024} kB)",
+            "the link of its certificate",
+            len(texts) == 1 and read_link(texts[0]).id == certificate,
+        )
+        if not read.holds:
+            return [read]
+        claims = [read, *await _page(phone, texts[0], mail)]
+        claims.append(await _whole(browser, trust, certificate, mail))
+        return claims
+
+
+async def _certified(trust: Trust, campaign: Campaign) -> tuple[Mail, str]:
+    """Its id is known before it is written, so that it can hold its own link."""
+    batch = (await trust.open("phone"))["id"]
+    found = await trust.json("GET", f"/v1/trust/batches/{batch}/ids?first=0&count=1")
+    certificate = str(found["ids"][0])
+    snippet = email_snippet(trust.instance.url, certificate)
+    mail = campaign.mail(0, snippet.html, snippet.text + "\r\n")
+    lines = [mail.line(certificate), *campaign.pieces(1, OTHERS)]
+    await trust.send(f"/v1/trust/batches/{batch}/messages", lines, timeout_s=60)
+    await trust.close(batch)
+    await trust.until_state(batch, "final", PATIENCE_S)
+    return mail, certificate
+
+
+async def _rendered(phone: BrowserContext, mail: Mail) -> bytes:
+    """The mail's HTML as a mail client on a phone shows it, with its pictures loaded."""
+    message = message_from_bytes(mail.raw, policy=policy.default)
+    assert isinstance(message, EmailMessage)
+    part = message.get_body(("html",))
+    assert part is not None
+    page = await phone.new_page()
+    # Mail clients show a mail as wide as the screen.
+    head = '<meta name="viewport" content="width=device-width, initial-scale=1">'
+    html = str(part.get_content()).replace("<head>", f"<head>{head}", 1)
+    await page.set_content(html, wait_until="networkidle")
+    picture = await page.screenshot(full_page=True, path=OUT / "mail.png")
+    await page.close()
+    return picture
+
+
+async def _page(phone: BrowserContext, link: str, mail: Mail) -> list[Claim]:
+    page = await phone.new_page()
+    await page.goto(link, wait_until="networkidle")
+    before = await _said(page)
+    good = await _given(page, mail.raw, "true.png")
+    tampered = mail.raw.replace(b"https://shop", FAKE_LINK.encode() + b"/shop")
+    bad = await _given(page, tampered, "false.png")
+    await page.close()
+    return [
+        Claim(
+            "the page of that link, in Chromium on a phone",
+            _short(before),
+            "shows the certificate and its state",
+            "final" in before.lower(),
+        ),
+        Claim(
+            "… with the mail given to it",
+            _short(good),
+            "exact, final",
+            "exact" in good.lower(),
+        ),
+        Claim(
+            "… with a tampered copy",
+            _short(bad),
+            "says what differs",
+            FAKE_LINK.removeprefix("https://") in bad,
+        ),
+    ]
+
+
+async def _given(page: Page, raw: bytes, name: str) -> str:
+    """What the page says once this file was dropped into it."""
+    await page.set_input_files(
+        "input[type=file]", {"name": "mail.eml", "mimeType": "message/rfc822", "buffer": raw}
+    )
+    await asyncio.sleep(1.0)
+    await page.screenshot(full_page=True, path=OUT / name)
+    return await _said(page)
+
+
+async def _whole(browser: Browser, trust: Trust, certificate: str, mail: Mail) -> Claim:
+    """The other code: it holds the whole proof, so the page needs no more of the instance."""
+    picture = await trust.bytes("GET", f"/qr/{certificate}.png?proof=true", public=True)
+    codes = zxingcpp.read_barcodes(Image.open(BytesIO(picture)))
+    link = codes[0].text if codes else ""
+    phone = await browser.new_context(**PHONE)
+    page = await phone.new_page()
+    await page.goto(link, wait_until="networkidle")
+    await phone.set_offline(True)
+    said = await _given(page, mail.raw, "offline.png")
+    await phone.close()
+    proof = read_link(link).proof or b""
+    return Claim(
+        "… the QR code with the whole proof, the network cut once the page is open",
+        f"{len(link)} characters, {len(proof)} bytes of proof; {_short(said)}",
+        "exact",
+        bool(proof) and "exact" in said.lower(),
+    )
+
+
+async def _said(page: Page) -> str:
+    return " ".join((await page.inner_text("main")).split())
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 300 else f"{text[:300]}…"
