@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import uvloop
@@ -84,10 +85,10 @@ async def demonstrate(full: bool, only: str | None) -> list[Claim]:
         for number, act in enumerate(acts()):
             if only is None or only in act.name:
                 home = folder / f"home-{number}"
-                claims += await guarded(act.name, lambda a=act, h=home: play(clone, a, h, full))
+                claims += await guarded(act.name, partial(play, clone, act, home, full))
     for title, demo in PURE:
         if only is None or only in title:
-            claims += await guarded(title, lambda d=demo: d(None, full))
+            claims += await guarded(title, partial(demo, None, full))
     minutes = (time.monotonic() - began) / 60
     if only is None and not full:
         claims.append(Claim("all of this", f"{minutes:.1f} minutes", "≤ 15 minutes", minutes <= 15))
@@ -99,7 +100,7 @@ async def play(clone: lifecycle.Clone, act: Act, home: Path, full: bool) -> list
     async with started(clone, home, act.settings) as instance:
         await instance.wait_healthy(60)
         for title, demo in act.demos:
-            claims += await guarded(title, lambda d=demo: d(instance, full))
+            claims += await guarded(title, partial(demo, instance, full))
     return claims
 
 

@@ -156,7 +156,7 @@ async def _verified(
     expected: list[Answer] = [(True, "exact", "final")] * len(every)
     answers, took = await asyncio.to_thread(trust_verifiers.ours, every, known)
     found = {"ours": answers}
-    source = await trust.bytes("GET", "/v1/trust/verifier.py", public=True)
+    source = await trust.fetch("GET", "/v1/trust/verifier.py", public=True)
     found["stand-alone"] = await trust_verifiers.standalone(source, every, known)
     problem = ""
     try:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 
@@ -34,11 +35,11 @@ class Trust:
     session: aiohttp.ClientSession
     instance: Instance
 
-    async def json(self, method: str, path: str, body: Any = None, **more: Any) -> Any:
+    async def ask(self, method: str, path: str, body: Any = None, **more: Any) -> Any:
         """Raises Refused, aiohttp.ClientError, TimeoutError."""
-        return json.loads(await self.bytes(method, path, body, **more))
+        return json.loads(await self.fetch(method, path, body, **more))
 
-    async def bytes(
+    async def fetch(
         self,
         method: str,
         path: str,
@@ -92,39 +93,40 @@ class Trust:
             await asyncio.sleep(pause_s)
 
     async def open(self, name: str, *, key: str | None = None) -> dict[str, Any]:
-        body = {"name": name, "close": "later"}
-        return dict(await self.json("POST", "/v1/trust/batches", body, key=key))
+        path = f"/v1/trust/batches?close=false&name={quote(name)}"
+        found = await self.send(path, (), timeout_s=60, key=key)
+        return dict(found["batch"])
 
     async def batch(self, batch: str) -> dict[str, Any]:
-        return dict(await self.json("GET", f"/v1/trust/batches/{batch}"))
+        return dict(await self.ask("GET", f"/v1/trust/batches/{batch}"))
 
     async def close(self, batch: str, *, timeout_s: float = 120.0) -> dict[str, Any]:
         path = f"/v1/trust/batches/{batch}/close"
-        return dict(await self.json("POST", path, timeout_s=timeout_s))
+        return dict(await self.ask("POST", path, timeout_s=timeout_s))
 
     async def certificates(self, batch: str) -> list[dict[str, Any]]:
         """Every line of a batch: ``index``, ``id``, ``message_id``."""
         path = f"/v1/trust/batches/{batch}/certificates"
-        text = await self.bytes("GET", path, timeout_s=300)
+        text = await self.fetch("GET", path, timeout_s=300)
         return [json.loads(line) for line in text.splitlines() if line]
 
     async def view(self, certificate: str) -> dict[str, Any]:
-        return dict(await self.json("GET", f"/v1/trust/certificates/{certificate}", public=True))
+        return dict(await self.ask("GET", f"/v1/trust/certificates/{certificate}", public=True))
 
     async def form(self, certificate: str, form: str) -> bytes:
         """``json``, ``cbor`` or ``pdf``."""
-        return await self.bytes("GET", f"/v1/trust/certificates/{certificate}.{form}", public=True)
+        return await self.fetch("GET", f"/v1/trust/certificates/{certificate}.{form}", public=True)
 
     async def networks(self) -> list[dict[str, Any]]:
-        found = await self.json("GET", "/v1/trust/networks", timeout_s=10)
+        found = await self.ask("GET", "/v1/trust/networks", timeout_s=10)
         return list(found["networks"])
 
     async def keys(self) -> tuple[str, ...]:
-        found = await self.json("GET", "/v1/trust/keys", public=True)
+        found = await self.ask("GET", "/v1/trust/keys", public=True)
         return tuple(found["keys"])
 
     async def receipt(self, root: str) -> bytes:
-        return await self.bytes("GET", f"/v1/trust/receipts/{root}", public=True)
+        return await self.fetch("GET", f"/v1/trust/receipts/{root}", public=True)
 
     async def until_state(
         self, batch: str, state: str, patience_s: float, pause_s: float = 0.2
@@ -183,7 +185,7 @@ class Follower:
         while True:
             self.new.clear()
             for one in self.told[after:]:
-                if one.data["state"] == state and one.type == "trust.batch":
+                if one.type == "trust.batch" and one.data["state"] == state:
                     return one
             left = ends - time.monotonic()
             if left <= 0:

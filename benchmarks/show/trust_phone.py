@@ -65,7 +65,7 @@ async def run(instance: Instance, full: bool) -> list[Claim]:
 async def _certified(trust: Trust, campaign: Campaign) -> tuple[Mail, str]:
     """Its id is known before it is written, so that it can hold its own link."""
     batch = (await trust.open("phone"))["id"]
-    found = await trust.json("GET", f"/v1/trust/batches/{batch}/ids?first=0&count=1")
+    found = await trust.ask("GET", f"/v1/trust/batches/{batch}/ids?first=0&count=1")
     certificate = str(found["ids"][0])
     snippet = email_snippet(trust.instance.url, certificate)
     mail = campaign.mail(0, snippet.html, snippet.text + "\r\n")
@@ -134,7 +134,7 @@ async def _given(page: Page, raw: bytes, name: str) -> str:
 
 async def _whole(browser: Browser, trust: Trust, certificate: str, mail: Mail) -> Claim:
     """The other code: it holds the whole proof, so the page needs no more of the instance."""
-    picture = await trust.bytes("GET", f"/qr/{certificate}.png?proof=true", public=True)
+    picture = await trust.fetch("GET", f"/qr/{certificate}.png?proof=true", public=True)
     codes = zxingcpp.read_barcodes(Image.open(BytesIO(picture)))
     link = codes[0].text if codes else ""
     phone = await browser.new_context(**PHONE)

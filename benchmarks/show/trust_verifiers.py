@@ -183,7 +183,3 @@ async def chromium() -> AsyncIterator[Browser]:
 
 def _text(data: bytes) -> str:
     return base64.b64encode(data).decode()
-
-
-def _text(data: bytes) -> str:
-    return base64.b64encode(data).decode()
