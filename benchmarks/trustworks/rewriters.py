@@ -223,8 +223,9 @@ def forward(raw: bytes) -> bytes:
     return (first + b"\n" if first else b"") + head + fields + rest[cut:]
 
 
-def unix_lines(raw: bytes) -> bytes:
-    return raw.replace(b"\r\n", b"\n")
+def line_ends(raw: bytes) -> bytes:
+    """The other kind: LF where CRLF stood, CRLF where LF did."""
+    return raw.replace(b"\r\n", b"\n") if b"\r\n" in raw else raw.replace(b"\n", b"\r\n")
 
 
 REWRITERS: dict[str, Rewriter] = {
@@ -239,5 +240,5 @@ REWRITERS: dict[str, Rewriter] = {
     "whitespace": whitespace,
     "image proxy": image_proxy,
     "forward": forward,
-    "unix lines": unix_lines,
+    "line ends": line_ends,
 }
