@@ -22,9 +22,11 @@ WHERE (r.settled_at IS NULL AND r.taken) OR r.root IN (
 ORDER BY r.seq
 """
 ANCHORS = "SELECT * FROM chain_anchors WHERE root = ANY($1::bytea[])"
+# Of a nonce that was closed before and open again, the one that was in a block goes last.
 ATTEMPTS = """
 SELECT a.* FROM chain_nonces n JOIN chain_attempts a USING (network, address, nonce)
-WHERE n.closed_at IS NULL ORDER BY a.network, a.address, a.nonce, a.signed_at, a.max_fee
+WHERE n.closed_at IS NULL
+ORDER BY a.network, a.address, a.nonce, (a.tx = n.tx) NULLS FIRST, a.signed_at, a.max_fee
 """
 NEXT_NONCES = """
 SELECT network, address, max(nonce) + 1 AS next FROM chain_nonces GROUP BY network, address
@@ -61,7 +63,7 @@ INSERT INTO chain_changes (root, batch_id, workspace_id, network, view, at)
 SELECT root, batch_id, workspace_id, $2, $3, $4 FROM chain_roots WHERE root = $1
 """
 REOPEN_NONCES = """
-UPDATE chain_nonces SET closed_at = NULL, outcome = NULL, tx = NULL, fee_wei = NULL
+UPDATE chain_nonces SET closed_at = NULL, outcome = NULL, fee_wei = NULL
 WHERE network = $1 AND address = $2 AND nonce >= $3 AND closed_at IS NOT NULL
 RETURNING root
 """

@@ -11,7 +11,7 @@ from typing import Any
 
 from eth_hash.auto import keccak
 
-from mesh.core.errors import InvalidInput
+from mesh.core.errors import InvalidInput, Unavailable
 from mesh.trust.evm import Rlp, encode, number_bytes
 
 
@@ -48,7 +48,7 @@ def data(value: Any) -> bytes:
     try:
         return bytes.fromhex(_text(value))
     except ValueError as error:
-        raise InvalidInput("the node gave no hex string") from error
+        raise Unavailable("the node gave no hex string") from error
 
 
 def number(value: Any) -> int:
@@ -58,12 +58,12 @@ def number(value: Any) -> int:
     try:
         return int(_text(value) or "0", 16)
     except ValueError as error:
-        raise InvalidInput("the node gave no number") from error
+        raise Unavailable("the node gave no number") from error
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str) or value[:2] not in ("0x", "0X"):
-        raise InvalidInput("the node gave no hex string")
+        raise Unavailable("the node gave no hex string")
     return value[2:]
 
 

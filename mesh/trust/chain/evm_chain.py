@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import statistics
-from collections.abc import Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 from eth_hash.auto import keccak
 
@@ -15,10 +16,8 @@ from mesh.trust.chain.encode import data, header_rlp, number, receipt_bytes, tra
 from mesh.trust.chain.protocol import Call, Head, Inclusion, Market, SendResult, Sent
 from mesh.trust.chain.prove import by_event, by_input
 from mesh.trust.chain.refusals import outcome_of
-from mesh.trust.chain.rpc import Rpc, RpcError, expect
+from mesh.trust.chain.rpc import Rpc, RpcError
 from mesh.trust.receipt import Anchor
-
-T = TypeVar("T")
 
 HISTORY_BLOCKS = 10
 LOG_BLOCKS = 5_000
@@ -75,7 +74,7 @@ class EvmChain:
     async def market(self) -> Market:
         try:
             history = await self._rpc.call("eth_feeHistory", hex(HISTORY_BLOCKS), "latest", [50])
-            base = number(expect(history, dict, "fee history")["baseFeePerGas"][-1])
+            base = number(history["baseFeePerGas"][-1])
             rewards = [number(row[0]) for row in history.get("reward") or () if row]
             return Market(base, int(statistics.median(rewards)) if rewards else 0)
         except (RpcError, KeyError, IndexError, TypeError):
@@ -110,7 +109,8 @@ class EvmChain:
         for tx in txs:
             receipt = await self._ask("eth_getTransactionReceipt", hexed(tx))
             if receipt is not None and receipt.get("blockHash") is not None:
-                return _inclusion(receipt)
+                with self._sense("eth_getTransactionReceipt"):
+                    return _inclusion(receipt)
         return None
 
     async def block_hash(self, number: int) -> bytes | None:
@@ -130,7 +130,9 @@ class EvmChain:
             }
             logs = await self._ask("eth_getLogs", wanted)
             if logs:
-                return await self.find([data(logs[0]["transactionHash"])])
+                with self._sense("eth_getLogs"):
+                    tx = data(logs[0]["transactionHash"])
+                return await self.find([tx])
             first = until + 1
         return None
 
@@ -139,17 +141,20 @@ class EvmChain:
         block = await self._ask("eth_getBlockByHash", name, contract is None)
         if block is None or data(block.get("hash")) != inclusion.block_hash:
             raise NotFound("The block is gone.", {"block": name})
-        header = header_rlp(block)
         chain_id = self._chain_id or await self.chain_id()
-        transactions: list[Any] = block["transactions"]
-        names = [data(item["hash"] if contract is None else item) for item in transactions]
+        with self._sense("eth_getBlockByHash"):
+            header = header_rlp(block)
+            transactions: list[Any] = block["transactions"]
+            names = [data(item["hash"] if contract is None else item) for item in transactions]
+            encoded = [] if contract else [transaction_bytes(item) for item in transactions]
         if inclusion.tx not in names:
             raise NotFound("The block does not have the transaction.", {"block": name})
         index = names.index(inclusion.tx)
         if contract is None:
-            encoded = [transaction_bytes(item) for item in transactions]
             return await asyncio.to_thread(by_input, chain_id, header, encoded, index, root)
-        receipts = [receipt_bytes(item) for item in await self._receipts(name, names)]
+        found = await self._receipts(name, names)
+        with self._sense("eth_getBlockReceipts"):
+            receipts = [receipt_bytes(item) for item in found]
         return await asyncio.to_thread(by_event, chain_id, header, receipts, index, root, contract)
 
     async def make_block(self) -> None:
@@ -162,6 +167,14 @@ class EvmChain:
 
     async def aclose(self) -> None:
         await self._rpc.aclose()
+
+    @contextmanager
+    def _sense(self, method: str) -> Iterator[None]:
+        """What a node gives may lack anything."""
+        try:
+            yield
+        except (InvalidInput, LookupError, TypeError, AttributeError) as error:
+            raise self._rpc.nonsense(method, str(error)[:100]) from error
 
     async def _receipts(self, block: str, names: Sequence[bytes]) -> list[Any]:
         if self._by_block:
@@ -184,7 +197,9 @@ class EvmChain:
 
     async def _block(self, which: str) -> dict[str, Any] | None:
         block = await self._ask("eth_getBlockByNumber", which, False)
-        return None if block is None else expect(block, dict, "block")  # type: ignore[no-any-return]
+        if block is not None and not isinstance(block, dict):
+            raise self._rpc.nonsense("eth_getBlockByNumber", "no block")
+        return block
 
     async def _tagged(self, tag: str) -> int | None:
         """None: the chain has no such block yet, or its node does not know the word."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mesh.core.errors import InvalidInput
+from mesh.core.errors import InvalidInput, Unavailable
 from mesh.trust import evm
 from mesh.trust.chain.trie import ListTrie
 from mesh.trust.receipt import Anchor
@@ -18,11 +18,11 @@ def by_event(
     root: bytes,
     contract: bytes,
 ) -> Anchor:
-    """``receipts``: all of the block, as the trie has them; ``index``: ours. Raises
-    InvalidInput when they are not the block's, or our receipt has no log of the root."""
+    """``receipts``: all of the block, as the trie has them; ``index``: ours. Raises Unavailable
+    when they are not the block's, and InvalidInput when ours has no log of the root."""
     trie = ListTrie(receipts)
     if trie.root != evm.Header.read(header).receipts_root:
-        raise InvalidInput("the receipts that the node gave are not the block's")
+        raise Unavailable("the receipts that the node gave are not the block's")
     log = _log_with(receipts[index], root, contract)
     anchor = Anchor(chain_id, "event", header, index, trie.proof(index), contract, log)
     anchor.check(root)
@@ -35,7 +35,7 @@ def by_input(
     """As ``by_event``, of a transaction whose whole input is the root."""
     trie = ListTrie(transactions)
     if trie.root != evm.Header.read(header).transactions_root:
-        raise InvalidInput("the transactions that the node gave are not the block's")
+        raise Unavailable("the transactions that the node gave are not the block's")
     anchor = Anchor(chain_id, "calldata", header, index, trie.proof(index))
     anchor.check(root)
     return anchor

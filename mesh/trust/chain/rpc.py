@@ -15,7 +15,7 @@ from web3 import AsyncHTTPProvider, AsyncWeb3
 from web3.exceptions import Web3Exception
 from web3.types import RPCEndpoint
 
-from mesh.core.errors import DeadlineExceeded, InvalidInput, Unavailable
+from mesh.core.errors import DeadlineExceeded, Unavailable
 
 CONNECTIONS = 8
 
@@ -124,10 +124,3 @@ class Rpc:
         await self._provider.disconnect()
         if self._session is not None:
             await self._session.close()
-
-
-def expect(value: Any, kind: type, what: str) -> Any:
-    """Raises InvalidInput when the node gave something else."""
-    if not isinstance(value, kind):
-        raise InvalidInput(f"the node gave no {what}")
-    return value

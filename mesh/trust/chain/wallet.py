@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -36,8 +37,8 @@ class Wallet(Protocol):
     @property
     def address(self) -> bytes: ...
 
-    def sign(self, unsigned: Unsigned) -> Signed:
-        """The same bytes for the same input (RFC 6979). Takes milliseconds of CPU."""
+    async def sign(self, unsigned: Unsigned) -> Signed:
+        """The same bytes for the same input (RFC 6979)."""
         ...
 
 
@@ -64,7 +65,10 @@ class KeyWallet:
             raise InvalidInput("no private key: 32 bytes in hex are one", {"field": "key"})
         return cls(key)
 
-    def sign(self, unsigned: Unsigned) -> Signed:
+    async def sign(self, unsigned: Unsigned) -> Signed:
+        return await asyncio.to_thread(self._sign, unsigned)  # milliseconds of plain Python
+
+    def _sign(self, unsigned: Unsigned) -> Signed:
         signed = self._account.sign_transaction(
             {
                 "type": 2,
