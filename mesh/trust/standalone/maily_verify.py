@@ -3,14 +3,21 @@
 
 ::
 
-    python maily_verify.py CERTIFICATE MESSAGE.eml --key NAME+ID+KEY [--recipient ADDRESS]
+    python maily_verify.py [CERTIFICATE] MESSAGE.eml --key NAME+ID+KEY [--recipient ADDRESS]
            [--receipt FILE --block CHAIN:HASH ... [--contract CHAIN:ADDRESS ...] [--networks N]]
            [--revocation FILE ...]
+
+CERTIFICATE is a file (JSON or CBOR), or what a QR code says: the link or its digits behind the
+``#``. Without one it is the certificate in the message itself. The answer is JSON; one line for
+people goes to standard error.
 
 Written from docs/spec/certificate-v1.md alone and apart from the code that issues certificates, so
 that each checks the other. Steps are numbered as there (§7). Exit status: 0 holds, 1 does not,
 2 wrong usage. Trusted keys may also stand in ``trusted-keys.txt`` beside this file, one a line.
+Get them from the sender by a way that you trust: whoever gives you the keys can make you believe.
 """
+
+from __future__ import annotations
 
 import argparse
 import base64
@@ -24,8 +31,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+try:
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+except ImportError:
+    print("maily_verify: a package is missing: python -m pip install cryptography", file=sys.stderr)
+    sys.exit(2)
 
 
 class Refused(Exception):
@@ -1099,34 +1110,105 @@ def anchors(
     return out
 
 
+# --- The command line ---------------------------------------------------------------------------
+
+
 def pair(text: str) -> tuple[int, str]:
     chain, _, value = text.partition(":")
     return int(chain), value.lower().removeprefix("0x")
 
 
+def named(text: str) -> bytes:
+    """The certificate in a file, in the digits of a QR code, or in a link that holds them."""
+    digits = text.partition("#")[2] if "#" in text else text
+    if re.fullmatch("[0-9]{40,4200}", digits):
+        number = int(digits)
+        data = number.to_bytes((number.bit_length() + 7) // 8, "big")
+        if data[0] != 1 or digits[0] == "0":
+            raise ValueError("digits are missing")
+        return data[1:]
+    if text.startswith(("http://", "https://")):
+        raise ValueError("this link does not hold the certificate itself: nothing follows its #")
+    return from_file(Path(text))
+
+
+def from_file(path: Path) -> bytes:
+    """JSON without the line end that editors put behind it."""
+    data = path.read_bytes()
+    return data.rstrip(b"\r\n") if data[:1] == b"{" else data
+
+
+def inside(raw: bytes) -> bytes:
+    """The certificate that the message itself holds, in a part or a header field."""
+    data = raw.replace(b"\r\n", b"\n")
+    fields, body = entity(data.partition(b"\n")[2] if data.startswith(b"From ") else data)
+    kind, boundary, _ = mime_type(fields)
+    texts = [values(fields, "maily-certificate")[:1]]
+    if kind.startswith("multipart/"):
+        parts = [entity(body[start:end]) for _, start, end, _ in multipart(body, boundary)]
+        texts.insert(0, [inner for head, inner in parts if mime_type(head)[0] in OWN_TYPES][:1])
+    for text in texts:
+        if text:
+            return base64.b64decode(re.sub(rb"[ \t\n]", b"", text[0]), validate=True)
+    raise ValueError("no certificate is in the message: name one before it")
+
+
+def summary(result: dict[str, Any]) -> str:
+    if result["holds"]:
+        seen = result.get("anchors", [])
+        blocks = "".join(f", block {one['block']} of chain {one['chainId']}" for one in seen)
+        return f"HOLDS: {result['level']}, {result['state']}{blocks}"
+    return f"DOES NOT HOLD: step {result['failedStep']}: {result['reason']}"
+
+
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("certificate", type=Path, help="JSON or CBOR")
-    parser.add_argument("message", type=Path, help="the message as .eml")
+    head, _, tail = (__doc__ or "").partition("\n\n::\n\n")
+    parser = argparse.ArgumentParser(
+        usage="python maily_verify.py [CERTIFICATE] MESSAGE.eml --key NAME+ID+KEY [options]",
+        description=head,
+        epilog=tail.partition("\n\n")[2],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "papers",
+        nargs="+",
+        metavar="PAPER",
+        help="the certificate, unless it is in the message, and the message",
+    )
     parser.add_argument("--key", action="append", default=[], help="a trusted key: NAME+ID+BASE64")
     parser.add_argument("--recipient", help="whom the message came to; else who stands in To")
-    parser.add_argument("--revocation", action="append", default=[], type=Path)
-    parser.add_argument("--receipt", type=Path, help="the batch receipt")
-    parser.add_argument("--block", action="append", default=[], type=pair, help="CHAIN:HASH known")
-    parser.add_argument("--contract", action="append", default=[], type=pair)
+    parser.add_argument("--revocation", action="append", default=[], type=Path, metavar="FILE")
+    parser.add_argument("--receipt", type=Path, metavar="FILE", help="the batch receipt")
+    parser.add_argument(
+        "--block",
+        action="append",
+        default=[],
+        type=pair,
+        metavar="CHAIN:HASH",
+        help="a block that you know is on its chain",
+    )
+    parser.add_argument(
+        "--contract", action="append", default=[], type=pair, metavar="CHAIN:ADDRESS"
+    )
     parser.add_argument("--networks", type=int, default=1, help="chains that must have the root")
     options = parser.parse_args(arguments)
+    if len(options.papers) > 2:
+        parser.error("one certificate and one message")
     known = Path(__file__).with_name("trusted-keys.txt")
-    lines = known.read_text().splitlines() if known.exists() else []
     try:
-        keys = [Key(text) for text in (*options.key, *filter(str.strip, lines))]
+        lines = known.read_text().splitlines() if known.exists() else []
+        lines = [line for line in lines if line.strip() and not line.startswith("#")]
+        keys = [Key(text) for text in (*options.key, *lines)]
+        if not keys:
+            raise ValueError("nobody is trusted: give the sender's --key NAME+ID+BASE64")
+        message = Path(options.papers[-1]).read_bytes()
         result = verify(
-            options.certificate.read_bytes(),
-            options.message.read_bytes(),
+            named(options.papers[0]) if len(options.papers) == 2 else inside(message),
+            message,
             keys,
             options.recipient,
-            [path.read_bytes() for path in options.revocation],
-            options.receipt.read_bytes() if options.receipt else None,
+            [from_file(path) for path in options.revocation],
+            from_file(options.receipt) if options.receipt else None,
             set(options.block),
             set(options.contract),
             options.networks,
@@ -1134,7 +1216,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         print(f"maily_verify: {error}", file=sys.stderr)
         return 2
-    print(json.dumps(result, indent=2, ensure_ascii=False))
+    print(json.dumps(result, indent=2))
+    print(json.dumps(summary(result))[1:-1], file=sys.stderr)
     return 0 if result["holds"] else 1
 
 
