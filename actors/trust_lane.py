@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from mesh.core.errors import Conflict, Fenced, MailyError
+from mesh.core.errors import Conflict, NotFound, own_copy
 from mesh.storage.trust_batches import BatchRow, TrustBatches
 from mesh.storage.trust_leaves import TrustLeaves
 from mesh.trust.marks import MarkIndex, keys_of
@@ -44,6 +44,7 @@ class Held:
 class Request:
     """``Prepared`` leaves of one caller."""
 
+    workspace: UUID
     rows: Prepared
     first_line: int
     answer: asyncio.Future[Answer]
@@ -51,7 +52,7 @@ class Request:
 
     def fail(self, error: BaseException) -> None:
         if not self.answer.done():
-            self.answer.set_exception(own(error))
+            self.answer.set_exception(own_copy(error))
 
     def finish(self) -> None:
         if not self.answer.done():
@@ -90,6 +91,9 @@ async def sift(
     good: list[Request] = []
     size = held.size
     for request in group:
+        if request.workspace != held.row.workspace_id:
+            request.fail(NotFound("There is no such batch.", {"id": str(held.row.id)}))
+            continue
         taken: list[int] = []
         mine: dict[bytes, tuple[Held, int, bytes]] = {}
         for row in range(len(request.rows)):
@@ -137,13 +141,6 @@ def _doubled(request: Request, row: int) -> Conflict:
     )
 
 
-def own(error: BaseException) -> BaseException:
-    """Each waiting caller gets an exception of its own: a traceback must not grow with each."""
-    if isinstance(error, MailyError):
-        return type(error)(error.message, error.details, error.retry_after_s)
-    return error if isinstance(error, Exception) else asyncio.CancelledError()
-
-
 async def hold(
     lane: Lane, batches: TrustBatches, leaves: TrustLeaves, shard: int, fresh: UUID
 ) -> Held:
@@ -152,6 +149,8 @@ async def hold(
     if lane.held is None:
         if lane.kind == "campaign":
             row = await batches.get(lane.key)
+            if row.kind != "campaign":
+                raise NotFound("There is no such batch.", {"id": str(row.id)})
         else:
             row = await batches.create(fresh, lane.key, shard, "rolling")
             last = await batches.last_closed(lane.key, "rolling")
@@ -160,6 +159,3 @@ async def hold(
             raise Conflict("This batch is closed.", {"id": str(row.id)})
         lane.held = await Held.load(row, leaves)
     return lane.held
-
-
-__all__ = ["Answer", "Fenced", "Held", "Lane", "Request", "hold", "own", "sift"]

@@ -47,7 +47,7 @@ class Sealer:
         want: Want,
         clock: Clock,
         lease: Callable[[int], Lease],
-        sealed: Callable[[BatchRow], None],
+        sealed: Callable[[BatchRow], object],
     ) -> None:
         self._batches = batches
         self._leaves = leaves

@@ -54,16 +54,20 @@ class BatchWriter:
         self._bytes = 0
         self._groups = self._written = self._repeated = 0
 
-    async def add(self, key: UUID, kind: LaneKind, rows: Prepared, first_line: int) -> Answer:
-        """When all of them are committed. Raises Overloaded, Fenced, Unavailable, NotFound,
-        Conflict (closed, full, or another message with the same Message-ID)."""
+    async def add(
+        self, workspace: UUID, batch: UUID | None, rows: Prepared, first_line: int
+    ) -> Answer:
+        """When all of them are committed. ``batch`` None: the workspace's rolling one.
+
+        Raises Overloaded, Fenced, Unavailable, NotFound and Conflict (closed, full, or another
+        message with the same Message-ID)."""
         weight = rows.weight
         if self._bytes + weight > self._queue_bytes:
             metrics.OVERLOADED.labels("trust").inc()
             raise Overloaded("Too many messages wait to be certified.", retry_after_s=1.0)
-        lane = self._lane(key, kind)
+        lane = self._lane(batch or workspace, "campaign" if batch else "rolling")
         loop = asyncio.get_running_loop()
-        request = Request(rows, first_line, loop.create_future())
+        request = Request(workspace, rows, first_line, loop.create_future())
         request.answer.add_done_callback(lambda _: self._leave(weight))
         self._bytes += weight
         lane.waiting.append(request)

@@ -73,7 +73,9 @@ SELECT * FROM trust_batches WHERE shard = ANY($1::smallint[]) AND root IS NULL A
     OR (kind = 'revocations' AND first_at < now() - make_interval(secs => $3))
 ) ORDER BY coalesce(closing_at, first_at) LIMIT 100
 """
-_SET_STATE = "UPDATE trust_batches SET state = $2, state_at = now() WHERE id = $1"
+_SET_STATE = """
+UPDATE trust_batches SET state = $2, state_at = now() WHERE id = $1 RETURNING *
+"""
 _PUT_ANCHOR = """
 INSERT INTO trust_anchors (batch, network, view) VALUES ($1, $2, $3)
 ON CONFLICT (batch, network) DO UPDATE SET view = excluded.view
@@ -207,7 +209,7 @@ class TrustBatches:
 
         async def work(connection: Connection) -> None:
             await check_lease(connection, lease)
-            there = await _locked(connection, row.id)
+            there = await locked_batch(connection, row.id)
             if there.size == size + count:
                 same = await connection.fetchval(_SAME_PAGE, row.id, size)
                 if same == pages[0].leaves:
@@ -230,7 +232,7 @@ class TrustBatches:
 
         async def work(connection: Connection) -> BatchRow:
             await check_lease(connection, lease)
-            row = await _locked(connection, batch)
+            row = await locked_batch(connection, batch)
             if row.size == 0:
                 raise Conflict("This batch is empty: there is nothing to sign.")
             changed = await connection.fetchrow(_CLOSING, batch)
@@ -254,7 +256,7 @@ class TrustBatches:
             await check_lease(connection, lease)
             sealed = await connection.fetchrow(_SEAL, batch, root, note)
             if sealed is None:
-                return await _locked(connection, batch)
+                return await locked_batch(connection, batch)
             row = batch_of(sealed)
             await connection.execute(_ADD_TREE, batch, nodes)
             await want(connection, root, batch, row.workspace_id)
@@ -328,7 +330,7 @@ def batch_of(row: asyncpg.Record) -> BatchRow:
     )
 
 
-async def _locked(connection: Connection, batch: UUID) -> BatchRow:
+async def locked_batch(connection: Connection, batch: UUID) -> BatchRow:
     row = await connection.fetchrow(_LOCK, batch)
     if row is None:
         raise NotFound("There is no such batch.", {"id": str(batch)})
@@ -345,15 +347,28 @@ async def add_pages(connection: Connection, batch: UUID, pages: Sequence[Page]) 
     )
 
 
-async def put_anchor(connection: Connection, batch: UUID, view: AnchorView) -> list[AnchorView]:
-    """All of the batch's, this one as it is now."""
-    await connection.execute(_PUT_ANCHOR, batch, view.network, view.model_dump(mode="json"))
+async def put_anchor(
+    connection: Connection, batch: UUID, view: AnchorView
+) -> tuple[list[AnchorView], AnchorView | None]:
+    """All of the batch's, this one as it is now; and how it was before."""
     rows = await connection.fetch(_ANCHORS, [batch])
-    return [AnchorView.model_validate(row["view"]) for row in rows]
+    there = {row["network"]: AnchorView.model_validate(row["view"]) for row in rows}
+    before = there.get(view.network)
+    there[view.network] = view
+    await connection.execute(_PUT_ANCHOR, batch, view.network, view.model_dump(mode="json"))
+    return [*there.values()], before
 
 
-async def set_state(connection: Connection, batch: UUID, state: BatchState) -> None:
-    await connection.execute(_SET_STATE, batch, state.value)
+async def set_state(connection: Connection, row: BatchRow, state: BatchState) -> BatchRow:
+    if state is row.state:
+        return row
+    return batch_of(await _row(connection, _SET_STATE, row.id, state.value))
+
+
+async def _row(connection: Connection, sql: str, *args: Any) -> asyncpg.Record:
+    row = await connection.fetchrow(sql, *args)
+    assert row is not None
+    return row
 
 
 async def tell(
