@@ -133,6 +133,7 @@ def free_ports() -> dict[str, str]:
         "MAILY_RAY__PORT",
         "MAILY_RAY__DASHBOARD_PORT",
         "MAILY_EVM__PORT",
+        "MAILY_EVM__STANDBY_PORT",
     )
     with ExitStack() as stack:  # all open at once, so that no port comes twice
         ports = {name: str(port) for name, port in zip(names, _ports(stack), strict=False)}

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import psutil
 
 from cluster.downloads import artefacts, store_of
-from cluster.embedded.evm import EvmNode
+from cluster.embedded.evm import EvmNode, EvmStandby
 from cluster.embedded.ray_head import RayHead
 from cluster.embedded.service import Service
 from cluster.layout import Layout, resolve
@@ -151,6 +151,8 @@ def _ports(settings: Settings, layout: Layout, running: bool) -> Iterator[Findin
     services: list[Service] = [RayHead(settings, layout)]
     if settings.evm.enabled:
         services.append(EvmNode(settings, layout))
+        if settings.evm.standby:
+            services.append(EvmStandby(settings, layout))
     ports = {name: port for service in services for name, port in service.ports().items()}
     if running:
         yield Finding("ports", "ok", "in use by the running instance: " + _listed(ports))

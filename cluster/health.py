@@ -65,6 +65,8 @@ async def check_all(settings: Settings) -> list[PartHealth]:
     }
     if settings.evm.enabled and settings.evm.url:
         checks["evm"] = lambda: _evm(str(settings.evm.url))
+        if settings.profile == "embedded" and settings.evm.standby:
+            checks["evm-standby"] = lambda: _evm(f"http://127.0.0.1:{settings.evm.standby_port}")
     checks["ray"] = lambda: _ray(settings)
     if settings.profile == "embedded":  # elsewhere the gateway's readiness speaks for the models
         for name, engine in settings.llm.engine_table().items():
@@ -75,6 +77,8 @@ async def check_all(settings: Settings) -> list[PartHealth]:
     checks["coordinator"] = lambda: _coordinator(snapshots, settings.agents.coordinators)
     if settings.memory.hosts:
         checks["memory"] = lambda: _memory(settings)
+    if settings.trust.hosts:
+        checks["trust"] = lambda: _trust(settings)
     checks["workers"] = lambda: _workers(snapshots, settings.agents.workers)
     if settings.gateway.haproxy and settings.profile == "embedded":
         checks["haproxy"] = lambda: _haproxy(settings)

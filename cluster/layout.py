@@ -3,9 +3,9 @@
 ``$MAILY_HOME``::
 
     maily.toml        settings (optional, yours)
-    data/             postgres/, valkey/, evm/state.json: survive a restart
+    data/             postgres/, valkey/, evm/, evm-standby/: survive a restart
     store/            model files and binaries, checked against their sums
-    secrets/          0700: api-key, instance.key, ray-token, …
+    secrets/          0700: api-key, instance.key, wallet.key, ray-token, …
     logs/             one file a service; Ray's own lie under run/ray/session_latest/logs
     run/              lock, state.json, metrics/; gone things are no loss
 
@@ -28,6 +28,8 @@ from pydantic import SecretStr
 
 from cluster.failures import START_FAILED, Failure
 from mesh.core.settings import Settings
+from mesh.core.settings_trust import NetworkSettings
+from mesh.trust.chain.development import CHAIN_ID, STANDBY_CHAIN_ID
 
 MAX_SOCKET_BASE = 31
 """Longest runtime directory, in bytes, that still leaves room for the names below it: Ray's take
@@ -103,6 +105,10 @@ class Layout:
     @property
     def evm_state(self) -> Path:
         return self.home / "data" / "evm" / "state.json"
+
+    @property
+    def evm_standby_state(self) -> Path:
+        return self.home / "data" / "evm-standby" / "state.json"
 
     @property
     def haproxy_sockets(self) -> Path:
@@ -200,4 +206,30 @@ def resolve(settings: Settings) -> Settings:
             update["evm"] = settings.evm.model_copy(
                 update={"url": f"http://127.0.0.1:{settings.evm.port}"}
             )
+    networks = settings.trust.networks or _evm_networks(settings)
+    if any(network.key is None for network in networks.values()):
+        key = SecretStr(layout.secret("wallet.key"))
+        networks = {
+            name: network if network.key else network.model_copy(update={"key": key})
+            for name, network in networks.items()
+        }
+    update["trust"] = settings.trust.model_copy(update={"networks": networks})
     return settings.model_copy(update=update)
+
+
+def _evm_networks(settings: Settings) -> dict[str, NetworkSettings]:
+    """Trust's networks when none are named: the node of section ``evm``, and the standby one."""
+    evm = settings.evm
+    if not evm.enabled:
+        return {}
+    if evm.url is not None:
+        return {"local": NetworkSettings(url=evm.url, chain_id=evm.chain_id)}
+    if settings.profile != "embedded":
+        return {}
+    ports = {"local": (evm.port, CHAIN_ID)}
+    if evm.standby:
+        ports["standby"] = (evm.standby_port, STANDBY_CHAIN_ID)
+    return {
+        name: NetworkSettings(url=f"http://127.0.0.1:{port}", chain_id=chain_id, development=True)
+        for name, (port, chain_id) in ports.items()
+    }

@@ -21,7 +21,7 @@ from pathlib import Path
 import psutil
 
 from cluster.deployer import Deployer
-from cluster.embedded.evm import EvmNode
+from cluster.embedded.evm import EvmNode, EvmStandby
 from cluster.embedded.postgres import Postgres
 from cluster.embedded.ray_head import RayHead, forget_sockets, is_of_ray
 from cluster.embedded.service import Service
@@ -81,6 +81,8 @@ class Supervisor:
             services.append(Valkey(self.settings, self.layout))
         if self.given.evm.enabled and self.given.evm.url is None:
             services.append(EvmNode(self.settings, self.layout))
+            if self.settings.evm.standby:
+                services.append(EvmStandby(self.settings, self.layout))
         head = RayHead(self.settings, self.layout)
         head.end_orphans = self._end_orphans
         services.append(head)
@@ -284,6 +286,8 @@ def _urls(settings: Settings) -> dict[str, str]:
         urls["dashboard"] = f"http://127.0.0.1:{settings.ray.dashboard_port}"
     if settings.evm.enabled and settings.evm.url:
         urls["evm"] = settings.evm.url
+        if settings.profile == "embedded" and settings.evm.standby:
+            urls["evm-standby"] = f"http://127.0.0.1:{settings.evm.standby_port}"
     return urls
 
 

@@ -17,7 +17,7 @@ from cluster.cli.console import JsonFlag, load
 if TYPE_CHECKING:
     from cluster.layout import Layout
 
-OWN = ("supervisor", "deploy", "postgres", "valkey", "evm", "ray")
+OWN = ("supervisor", "deploy", "postgres", "valkey", "evm", "evm-standby", "ray")
 SERVE = {
     "gateway": re.compile(r"replica_gateway_.*\.log$"),
     "llm": re.compile(r"replica_llm_LLM.*\.log$"),

@@ -146,6 +146,11 @@ class EvmSettings(Section):
     url: str | None = None
     """Of a node of your own. Unset in the embedded profile: ours (anvil)."""
     port: Port = Field(default=8545, ge=1, le=65535)
+    chain_id: int = Field(default=31_337, ge=1, lt=2**53)
+    """Of the node at ``url``. Ours has 31337."""
+    standby: bool = False
+    """Run a second one, chain 31338: the network that trust falls back to."""
+    standby_port: Port = Field(default=8546, ge=1, le=65535)
     source: str = "npm:@foundry-rs/anvil-linux-amd64@1.7.1#package/bin/anvil"
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
     """Of the node's binary; unset: the known sum of a known source, else not checked."""

@@ -43,6 +43,9 @@ class NetworkSettings(Section):
     """Fees of one day (UTC), never more: above it roots wait and an alarm says so."""
     low_balance_wei: int = Field(default=10**16, ge=0)
     """Below it an alarm is raised."""
+    development: bool = False
+    """The node is anvil: it is asked for blocks while something is not final, and for money. Never
+    of a real network."""
 
 
 class TrustSettings(Section):
@@ -60,6 +63,9 @@ class TrustSettings(Section):
     ``standby``)."""
     networks_needed: int = Field(default=1, ge=1, le=16)
     """How many networks must have a root as final before anything says final."""
+    fallback_after_s: float = Field(default=20.0, gt=0)
+    """A network that does not answer for so long gives the roots that are on their way there to
+    the next one; roots without a transaction go there at once."""
     batch_close_s: float = Field(default=300.0, gt=0)
     """A rolling batch (single mails) closes so long after its first message …"""
     batch_close_leaves: int = Field(default=100_000, ge=1)
