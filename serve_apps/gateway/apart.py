@@ -19,7 +19,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import IO, Any, cast
+from typing import Any, BinaryIO, cast
 
 import cbor2
 
@@ -47,7 +47,7 @@ class _Child:
 
     def __init__(self) -> None:
         kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
-        home = str(Path(cast(str, mesh.__file__)).resolve().parents[1])
+        home = str(Path(mesh.__file__).resolve().parents[1])
         self._process = subprocess.Popen(  # noqa: S603 (our own module)
             [sys.executable, "-m", MODULE],
             stdin=subprocess.PIPE,
@@ -55,8 +55,9 @@ class _Child:
             stderr=subprocess.DEVNULL,
             env={**kept, "PYTHONPATH": home, "PYTHONDONTWRITEBYTECODE": "1"},
             cwd="/",
-            start_new_session=False,
         )
+        self._stdin = cast(BinaryIO, self._process.stdin)
+        self._stdout = cast(BinaryIO, self._process.stdout)
 
     @property
     def pid(self) -> int:
@@ -72,8 +73,8 @@ class _Child:
         timer.daemon = True
         timer.start()
         try:
-            write_frame(cast(IO[bytes], self._process.stdin), request)  # type: ignore[arg-type]
-            return read_frame(cast(IO[bytes], self._process.stdout))  # type: ignore[arg-type]
+            write_frame(self._stdin, request)
+            return read_frame(self._stdout)
         except OSError:
             return None
         finally:
@@ -86,10 +87,9 @@ class _Child:
     def end(self) -> None:
         self.kill()
         self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError):
-                    pipe.close()
+        for pipe in (self._stdin, self._stdout):
+            with contextlib.suppress(OSError):
+                pipe.close()
 
 
 class Session:
@@ -150,7 +150,7 @@ class Apart:
         children = [*self._idle, *self._held.values()]
         self._idle.clear()
         self._held.clear()
-        await asyncio.to_thread(lambda: [child.end() for child in children])
+        await asyncio.gather(*(asyncio.to_thread(child.end) for child in children))
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def statistics(self) -> dict[str, int | float]:

@@ -6,8 +6,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from uuid import UUID
 
-import orjson
-
 from mesh.contracts.events import Cursor
 from mesh.core.metrics import STREAM_DELIVERED
 from mesh.streams.log import START
@@ -36,8 +34,8 @@ async def batch_frames(
 
     async def snapshot(place: Cursor) -> bytes:
         view = await trust.batch(workspace, batch, timeout_s=timeout_s)
-        body = orjson.dumps({"batch": view.model_dump(mode="json")})
-        return b"id: %s\nevent: snapshot\ndata: %s\n\n" % (str(place).encode(), body)
+        body = view.model_dump_json().encode()
+        return b'id: %s\nevent: snapshot\ndata: {"batch":%s}\n\n' % (str(place).encode(), body)
 
     last = await gateway.streams.last(stream)
     newest = START if last is None else last.cursor

@@ -63,7 +63,12 @@ class Verifier:
                 "recipient": request.recipient or None,
                 "keys": keys.keys,
             }
-            nothing = {"receipt": None, "revocations": [], "sightings": [], "networks": 1}
+            nothing: dict[str, Any] = {
+                "receipt": None,
+                "revocations": [],
+                "sightings": [],
+                "networks": 1,
+            }
             first = await session.ask("verify", **ask, **nothing)
             verdict = await self._with_records(session, ask, first, request)
         metrics.TRUST_VERIFIED.labels(

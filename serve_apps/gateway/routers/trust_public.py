@@ -1,7 +1,7 @@
 """Trust for anybody: certificates by names that can't be guessed, receipts, keys, verifications.
 
-Nothing here needs a credential or changes anything. An id that was never given out, one that is
-another instance's and one that is mistyped are all the same 404.
+Nothing here needs a credential or changes anything. An id that was never given out and one that
+is another instance's are the same 404.
 """
 
 from __future__ import annotations
@@ -47,6 +47,12 @@ _DOCUMENT: dict[int | str, dict[str, Any]] = {
         "content": {JSON: {"schema": {"type": "object"}}},
     },
     **NOT_MODIFIED,
+}
+_SHEET: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "One page, with the proof as a QR code",
+        "content": {PDF: {"schema": {"type": "string", "format": "binary"}}},
+    }
 }
 _OPEN_TO_ALL: dict[str, Any] = {"guarded": False, "engine": True}
 
@@ -94,13 +100,7 @@ def trust_public_router(gateway: Gateway, public_url: str) -> APIRouter:
     @router.get(
         "/certificates/{certificate}.pdf",
         summary="A sheet about the certificate, to print: what it says now, and how to check it",
-        responses={
-            200: {
-                "description": "One page, with the proof as a QR code",
-                "content": {PDF: {"schema": {"type": "string", "format": "binary"}}},
-            }
-        }
-        | problems(404, 429, **_OPEN_TO_ALL),
+        responses=_SHEET | problems(404, 429, **_OPEN_TO_ALL),
         response_class=Response,
     )
     async def sheet(request: Request, certificate: Name) -> Response:
