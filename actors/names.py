@@ -4,6 +4,7 @@ NAMESPACE = "maily"
 COORDINATOR_PREFIX = "coordinator-"
 WORKER_PREFIX = "agent-worker-"
 MEMORY_HOST_PREFIX = "memory-host-"
+TRUST_HOST_PREFIX = "trust-host-"
 GATEWAY_APP = "gateway"
 LLM_APP = "llm"
 LLM_DEPLOYMENT = "LLM"
@@ -42,6 +43,11 @@ def worker(index: int) -> str:
 def memory_host(index: int) -> str:
     """Name of the memory host with this index (from 0)."""
     return f"{MEMORY_HOST_PREFIX}{index}"
+
+
+def trust_host(index: int) -> str:
+    """Name of the trust host with this index (from 0)."""
+    return f"{TRUST_HOST_PREFIX}{index}"
 
 
 def offers(worker_name: str) -> str:

@@ -26,11 +26,14 @@ from actors.names import (
     COORDINATOR_PREFIX,
     MEMORY_HOST_PREFIX,
     NAMESPACE,
+    TRUST_HOST_PREFIX,
     WORKER_PREFIX,
     coordinator,
     memory_host,
+    trust_host,
     worker,
 )
+from actors.trust_host import TrustHost
 from mesh.core.logging import get_logger
 from mesh.core.settings import Settings, settings_to_json
 from mesh.llm.engine import LLMClient
@@ -81,6 +84,7 @@ async def reconcile(
         *(coordinator(shard) for shard in range(agents.coordinators)),
         *(worker(index) for index in range(agents.workers)),
         *(memory_host(index) for index in range(settings.memory.hosts)),
+        *(trust_host(index) for index in range(settings.trust.hosts)),
     ]
     adopted: list[str] = []
     ended: list[str] = []
@@ -124,12 +128,16 @@ def _is_worker(name: str) -> bool:
 
 def _is_ours(name: str) -> bool:
     # "coordinator" alone is an earlier release's.
-    prefixes = (WORKER_PREFIX, COORDINATOR_PREFIX, MEMORY_HOST_PREFIX)
+    prefixes = (WORKER_PREFIX, COORDINATOR_PREFIX, MEMORY_HOST_PREFIX, TRUST_HOST_PREFIX)
     return name.startswith(prefixes) or name == "coordinator"
 
 
 def _is_memory(name: str) -> bool:
     return name.startswith(MEMORY_HOST_PREFIX)
+
+
+def _is_trust(name: str) -> bool:
+    return name.startswith(TRUST_HOST_PREFIX)
 
 
 async def _named(namespace: str) -> list[str]:
@@ -171,6 +179,8 @@ def _create(
         cls = AgentWorker
     elif _is_memory(name):
         cls = MemoryHost
+    elif _is_trust(name):
+        cls = TrustHost
     shell: Any = ray.remote(concurrency_groups={CONTROL: 16})(cls).options(
         name=name,
         namespace=options.namespace,
@@ -186,6 +196,8 @@ def _create(
         shell.remote(name, settings_json, llm, options.namespace)
     elif _is_memory(name):
         shell.remote(name, settings_json, options.namespace)
+    elif _is_trust(name):
+        shell.remote(name, settings_json)
     else:
         shell.remote(int(name.removeprefix(COORDINATOR_PREFIX)), settings_json)
 

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Protocol
 
+from actors.patience import PatienceOptions, pause
 from actors.shards import ShardOptions
 from mesh.contracts.trust import NetworkView
 from mesh.core import metrics
@@ -22,14 +23,15 @@ from mesh.trust.placement import ANCHORING
 
 log = get_logger("trust.duty")
 
-PAUSE_S = 1.0
-"""After a duty that ended with an error."""
+_PAUSES = PatienceOptions(first_pause_s=0.5, longest_pause_s=15.0)
 
 
 class Chains(Protocol):
     """``mesh.trust.anchoring.run.Anchoring``, as far as it is needed here."""
 
     async def run(self) -> None: ...
+
+    async def aclose(self) -> None: ...
 
     def networks(self) -> list[NetworkView]: ...
 
@@ -72,6 +74,7 @@ class Duty:
 
     async def run(self) -> None:
         """Until cancelled; then the lease is given back."""
+        failures = 0
         while True:
             try:
                 lease = await self._leases.acquire(ANCHORING, self._owner, self._options.lease_s)
@@ -79,8 +82,11 @@ class Duty:
                 lease = None
             if lease is None:
                 await self._clock.sleep(self._options.heartbeat_s)
-            elif not await self._serve(lease):
-                await self._clock.sleep(PAUSE_S)
+            elif await self._serve(lease):
+                failures = 0
+            else:
+                failures += 1
+                await self._clock.sleep(pause(failures, _PAUSES))
 
     def networks(self) -> list[NetworkView]:
         """Raises Unavailable: another host has the duty."""
@@ -103,6 +109,7 @@ class Duty:
     async def _serve(self, lease: Lease) -> bool:
         """False: it ended by an error of its own. True: somebody else has it now."""
         self._turns += 1
+        well = True
         log.info("duty.taken", owner=self._owner, epoch=lease.epoch)
         try:
             self._running = await self._begin(lease)
@@ -114,15 +121,16 @@ class Duty:
         except* Fenced:
             metrics.FENCED.labels("trust").inc()
             log.warning("duty.lost", owner=self._owner)
-            return True
         except* Exception as errors:
             names = sorted({type(error).__name__ for error in errors.exceptions})
             log.exception("duty.failed", errors=names)
-            return False
+            well = False
         finally:
-            self._running = None
+            running, self._running = self._running, None
+            if running is not None:
+                await asyncio.shield(running[0].aclose())
             await asyncio.shield(self._release(lease))
-        return True
+        return well
 
     async def _renew(self, lease: Lease) -> None:
         """Raises Fenced, also when it could not be renewed in time: then it may be another's."""

@@ -27,15 +27,22 @@ from actors.names import (
 from actors.snapshots import newest, read_snapshots
 from cluster.layout import Layout
 from mesh.contracts.mesh import Snapshot
+from mesh.core.ring import Ring
 from mesh.core.settings import Settings
-from mesh.memory.placement import RING, SHARDS
+from mesh.memory.placement import RING as MEMORY
 from mesh.streams.connect import connect
+from mesh.trust.placement import RING as TRUST
 
 LIMIT_S = 4.0
 SNAPSHOT_FRESH_S = 5.0
 _HELD = """
 SELECT key FROM leases
 WHERE (starts_with(key, $1) OR starts_with(key, $2)) AND expires_at > now()
+"""
+
+_PENDING = """
+SELECT count(*), coalesce(extract(epoch FROM now() - min(closed_at)), 0)::float8
+FROM trust_batches WHERE root IS NOT NULL AND state IN ('included', 'submitted', 'orphaned')
 """
 
 
@@ -223,16 +230,34 @@ async def _coordinator(task: asyncio.Task[dict[int, Snapshot]], shards: int) -> 
 
 
 async def _memory(settings: Settings) -> str:
+    return await _owners(settings, MEMORY, settings.memory.hosts)
+
+
+async def _trust(settings: Settings) -> str:
+    words = await _owners(settings, TRUST, settings.trust.hosts)
+    connection = await asyncpg.connect(settings.postgres_url, timeout=LIMIT_S)
+    try:
+        pending = await connection.fetchrow(_PENDING)
+    finally:
+        connection.terminate()
+    count, oldest_s = pending or (0, 0.0)
+    words += f"; {count} batches wait for a network, the oldest for {oldest_s:.0f} s"
+    if oldest_s > settings.trust.pending_alarm_s:
+        raise RuntimeError(words)
+    return words
+
+
+async def _owners(settings: Settings, ring: Ring, wanted: int) -> str:
     """The shards' leases in the database say who owns them."""
     connection = await asyncpg.connect(settings.postgres_url, timeout=LIMIT_S)
     try:
-        rows = await connection.fetch(_HELD, RING.host_prefix, RING.shard_prefix)
+        rows = await connection.fetch(_HELD, ring.host_prefix, ring.shard_prefix)
     finally:
         connection.terminate()
     keys = [row["key"] for row in rows]
-    hosts = sum(key.startswith(RING.host_prefix) for key in keys)
-    words = f"{hosts} of {settings.memory.hosts} hosts own {len(keys) - hosts} of {SHARDS} shards"
-    if hosts < settings.memory.hosts or len(keys) - hosts < SHARDS:
+    hosts = sum(key.startswith(ring.host_prefix) for key in keys)
+    words = f"{hosts} of {wanted} hosts own {len(keys) - hosts} of {ring.shards} shards"
+    if hosts < wanted or len(keys) - hosts < ring.shards:
         raise RuntimeError(words)
     return words
 

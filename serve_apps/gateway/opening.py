@@ -15,6 +15,8 @@ from actors.context import ProcessContext
 from actors.dispatch import Dispatcher
 from actors.engine_desk import EngineDesk
 from actors.llm_client import open_stack
+from actors.trust_open import open_trust
+from actors.trust_work import RayWork
 from mesh.agents.catalogue import AGENTS
 from mesh.agents.tools.box import ToolBox
 from mesh.core import metrics
@@ -118,6 +120,7 @@ class OpenGateway:
             memory=agent_services.memory,
             cited_memories=None if agent_services.memory is None else agent_services.memory.cited,
             presence=ValkeyPresence(context.redis, clock=context.clock),
+            trust=open_trust(context, RayWork(settings.trust.tasks)),
             apart=Apart(_apart_options(settings)),
             public=_public_door(settings, context),
             version=_version(),
