@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "serve_apps" / "trust_page"
@@ -70,11 +70,11 @@ class BrowserJudge:
 
 
 def _answer(found: dict[str, Any]) -> Any:
-    return found["answer"] if "answer" in found else found
+    return found.get("answer", found)
 
 
-class _Files(http.server.SimpleHTTPRequestHandler):
-    extensions_map = {
+class Files(http.server.SimpleHTTPRequestHandler):
+    extensions_map: ClassVar[dict[str, str]] = {
         **http.server.SimpleHTTPRequestHandler.extensions_map,
         ".js": "text/javascript",
         ".mjs": "text/javascript",
@@ -85,7 +85,7 @@ class _Files(http.server.SimpleHTTPRequestHandler):
 
 
 @contextmanager
-def served(folder: Path = ROOT, handler: type[_Files] = _Files) -> Iterator[str]:
+def served(folder: Path = ROOT, handler: type[Files] = Files) -> Iterator[str]:
     """The address of a server of the folder, on loopback."""
     server = http.server.ThreadingHTTPServer(
         ("127.0.0.1", 0), functools.partial(handler, directory=str(folder))

@@ -90,7 +90,7 @@ def double() -> str:
     gb = ["export const GB18030_RANGES = ["]
     gb += [f"  {first}, {code}," for first, code in _gb_ranges()]
     gb_about = (
-        "// GB 18030's four bytes, as a number, and the code point there; on from each in step."
+        "// GB 18030's four bytes, as a number, and the code point there; both go on in step."
     )
     return _module(about, "export const DOUBLE = {", *out, "};", "", gb_about, *gb, "];")
 

@@ -1007,7 +1007,7 @@ export const DOUBLE = {
   ],
 };
 
-// GB 18030's four bytes, as a number, and the code point there; on from each in step.
+// GB 18030's four bytes, as a number, and the code point there; both go on in step.
 export const GB18030_RANGES = [
   0, 128,
   36, 165,
