@@ -19,7 +19,9 @@ from actors.patience import PatienceOptions
 from actors.trust_forget import TrustForgetter
 from actors.trust_reader import TrustReader
 from mesh.contracts.trust import (
+    MAX_IDS,
     MAX_LINES,
+    AheadIds,
     BatchPage,
     BatchView,
     CertificateLine,
@@ -37,14 +39,14 @@ from mesh.contracts.trust import (
 )
 from mesh.core import metrics
 from mesh.core.clock import Clock
-from mesh.core.errors import DeadlineExceeded, InvalidInput, Unavailable
+from mesh.core.errors import Conflict, DeadlineExceeded, InvalidInput, NotFound, Unavailable
 from mesh.core.ids import uuid7
 from mesh.storage.leases import Leases
 from mesh.storage.trust_batches import TrustBatches
 from mesh.storage.trust_revocations import RevocationRow
 from mesh.trust.client import ROLLING, Rolling
 from mesh.trust.ids import CertificateIds
-from mesh.trust.intake import prepare, read_lines
+from mesh.trust.intake import claims_of, prepare, read_lines
 from mesh.trust.placement import ANCHORING, named_batch, shard_of
 from mesh.trust.vault import TrustVault
 from mesh.trust.work import Work
@@ -104,6 +106,28 @@ class ActorTrustClient:
             )
             return (await self._parts.reader.views([row]))[0]
 
+    async def ids(
+        self,
+        workspace_id: UUID,
+        batch: UUID,
+        *,
+        first: int | None = None,
+        count: int = 1_000,
+        timeout_s: float,
+    ) -> AheadIds:
+        if not 1 <= count <= MAX_IDS or (first is not None and not 0 <= first < 2**32 - count):
+            raise InvalidInput(f"1 to {MAX_IDS} places at once.", {"field": "count"})
+        async with _within(timeout_s):
+            row = await self._parts.batches.get(batch, workspace_id)
+        if row.kind != "campaign":
+            raise NotFound("There is no such batch.", {"id": str(batch)})
+        if row.closing_at is not None:
+            raise Conflict("This batch is closed.", {"id": str(batch)})
+        begin = row.size if first is None else first
+        make = self._parts.ids.make
+        ids = [make(row.serial, begin + at) for at in range(count)]
+        return AheadIds(first=begin, size=row.size, ids=ids)
+
     async def add(
         self,
         workspace_id: UUID,
@@ -128,7 +152,7 @@ class ActorTrustClient:
         answer = await parts.owners.ask(
             shard_of(named or workspace_id),
             "add",
-            (workspace_id, named, rows, first_line),
+            (workspace_id, named, rows, first_line, claims_of(lines, first_line, parts.ids)),
             until,
             parts.options.try_s,
         )

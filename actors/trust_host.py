@@ -18,6 +18,7 @@ from mesh.core.errors import Unavailable
 from mesh.storage.leases import Lease
 from mesh.storage.trust_batches import BatchRow
 from mesh.storage.trust_revocations import RevocationRow
+from mesh.trust.intake import Claims
 from mesh.trust.pages import Prepared
 
 
@@ -30,9 +31,9 @@ class TrustHost(ActorHost):
         super().__init__(name, settings_json)
 
     async def add(
-        self, workspace: UUID, batch: UUID | None, rows: Prepared, first_line: int
+        self, workspace: UUID, batch: UUID | None, rows: Prepared, first_line: int, claims: Claims
     ) -> Answer:
-        return await self._there().add(workspace, batch, rows, first_line)
+        return await self._there().add(workspace, batch, rows, first_line, claims)
 
     async def close(self, workspace: UUID, batch: UUID) -> BatchRow:
         return await self._there().close(workspace, batch)

@@ -15,6 +15,7 @@ from uuid import UUID
 from mesh.core.errors import Conflict, NotFound, own_copy
 from mesh.storage.trust_batches import BatchRow, TrustBatches
 from mesh.storage.trust_leaves import TrustLeaves
+from mesh.trust.intake import Claims
 from mesh.trust.marks import MarkIndex, keys_of
 from mesh.trust.pages import Prepared
 from mesh.trust.vault import MESSAGE_MARK_BYTES
@@ -48,7 +49,13 @@ class Request:
     rows: Prepared
     first_line: int
     answer: asyncio.Future[Answer]
+    claims: Claims = field(default_factory=dict)
     places: list[tuple[Held, int, bool]] = field(default_factory=list)
+
+    def stands(self, row: int) -> bool:
+        """Whether a message that shows its certificate's id has got that place."""
+        held, index, _ = self.places[row]
+        return self.claims.get(row, (held.row.serial, index)) == (held.row.serial, index)
 
     def fail(self, error: BaseException) -> None:
         if not self.answer.done():
@@ -109,6 +116,9 @@ async def sift(
             else:
                 request.fail(_doubled(request, row))
                 break
+            if not request.stands(row):
+                request.fail(_misplaced(request, row))
+                break
         else:
             known |= mine
             size += len(taken)
@@ -131,6 +141,15 @@ async def _known(
         mark[:MESSAGE_MARK_BYTES]: (held, index, mark[MESSAGE_MARK_BYTES:])
         for index, mark in found.items()
     }
+
+
+def _misplaced(request: Request, row: int) -> Conflict:
+    line = request.first_line + row
+    index = request.places[row][1]
+    return Conflict(
+        f"Line {line}: the message shows another place's id; its own place is {index}.",
+        {"line": line, "index": index},
+    )
 
 
 def _doubled(request: Request, row: int) -> Conflict:

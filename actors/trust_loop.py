@@ -27,6 +27,7 @@ from mesh.storage.trust_erasures import TrustErasures
 from mesh.storage.trust_keys import TrustKeys
 from mesh.storage.trust_leaves import TrustLeaves
 from mesh.storage.trust_revocations import RevocationRow, TrustRevocations
+from mesh.trust.intake import Claims
 from mesh.trust.pages import Prepared
 from mesh.trust.placement import RING, shard_of
 from mesh.trust.work import Work
@@ -137,10 +138,10 @@ class TrustLoop:
         }
 
     async def add(
-        self, workspace: UUID, batch: UUID | None, rows: Prepared, first_line: int
+        self, workspace: UUID, batch: UUID | None, rows: Prepared, first_line: int, claims: Claims
     ) -> Answer:
         """``batch`` None: the workspace's rolling one."""
-        return await self.writer.add(workspace, batch, rows, first_line)
+        return await self.writer.add(workspace, batch, rows, first_line, claims)
 
     async def close(self, workspace: UUID, batch: UUID) -> BatchRow:
         """Close and seal; a repeat gives what is there. Raises Conflict when it is empty."""

@@ -14,6 +14,7 @@ from mesh.core.ids import uuid7
 from mesh.storage.leases import Lease
 from mesh.storage.trust_batches import BatchRow, TrustBatches
 from mesh.storage.trust_leaves import TrustLeaves
+from mesh.trust.intake import Claims
 from mesh.trust.marks import keys_of
 from mesh.trust.pages import Prepared, pages_of
 from mesh.trust.placement import shard_of
@@ -55,19 +56,24 @@ class BatchWriter:
         self._groups = self._written = self._repeated = 0
 
     async def add(
-        self, workspace: UUID, batch: UUID | None, rows: Prepared, first_line: int
+        self,
+        workspace: UUID,
+        batch: UUID | None,
+        rows: Prepared,
+        first_line: int,
+        claims: Claims | None = None,
     ) -> Answer:
         """When all of them are committed. ``batch`` None: the workspace's rolling one.
 
-        Raises Overloaded, Fenced, Unavailable, NotFound and Conflict (closed, full, or another
-        message with the same Message-ID)."""
+        Raises Overloaded, Fenced, Unavailable, NotFound and Conflict (closed, full, another
+        message with the same Message-ID, or a message shows another place than it gets)."""
         weight = rows.weight
         if self._bytes + weight > self._queue_bytes:
             metrics.OVERLOADED.labels("trust").inc()
             raise Overloaded("Too many messages wait to be certified.", retry_after_s=1.0)
         lane = self._lane(batch or workspace, "campaign" if batch else "rolling")
         loop = asyncio.get_running_loop()
-        request = Request(workspace, rows, first_line, loop.create_future())
+        request = Request(workspace, rows, first_line, loop.create_future(), claims or {})
         request.answer.add_done_callback(lambda _: self._leave(weight))
         self._bytes += weight
         lane.waiting.append(request)

@@ -23,6 +23,8 @@ from mesh.contracts.networks import NetworkView as NetworkView
 VERSION = 1
 MAX_LINES = 1_024
 """Messages of one ``add``."""
+MAX_IDS = 10_000
+"""Certificates' ids that are given out ahead in one answer."""
 MAX_VERIFY_CHARS = 8_388_608
 """Of a message (or its base64) that is verified."""
 
@@ -117,6 +119,8 @@ class NewMessage(Contract):
     """Whom this copy goes to. Kept sealed; the certificate holds a salted hash alone."""
     dkim: DkimRef | None = None
     document: DocumentRef | None = None
+    certificate: CertificateId | None = None
+    """The id that the message itself shows, given out ahead: refused if it gets another place."""
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -176,6 +180,16 @@ class BatchFilled(Contract):
     """Of them, those that were there before."""
     certificates: list[CertificateLine] | None
     """In the order of the stream; None: they are too many, ``…/certificates`` gives them."""
+
+
+class AheadIds(Contract):
+    """Ids of places in an open batch, for messages that are to show their own."""
+
+    first: int
+    """The place of the first; a batch's first message has 0."""
+    size: int
+    """Messages that the batch had by now: the next one gets this place."""
+    ids: list[str]
 
 
 class CertificatePage(Contract):

@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 from uuid import UUID
 
 from mesh.contracts.trust import (
+    AheadIds,
     BatchPage,
     BatchView,
     CertificateLine,
@@ -40,6 +41,20 @@ class TrustClient(Protocol):
     ) -> BatchView:
         """``key``: the caller's own name for it (an Idempotency-Key): a repeat gives the batch
         that is there. Raises Conflict: too many are open."""
+        ...
+
+    async def ids(
+        self,
+        workspace_id: UUID,
+        batch: UUID,
+        *,
+        first: int | None = None,
+        count: int = 1_000,
+        timeout_s: float,
+    ) -> AheadIds:
+        """The ids of ``count`` places from ``first`` (None: the next one) of an open batch, for
+        messages that are to show their own. Nothing is reserved: a line of ``add`` that names its
+        id is refused if it gets another place. Raises Conflict: it is closed."""
         ...
 
     async def add(

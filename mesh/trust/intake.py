@@ -15,14 +15,18 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from mesh.contracts.trust import NewMessage
-from mesh.core.errors import InvalidInput
+from mesh.core.errors import InvalidInput, NotFound
 from mesh.trust.canonical import canonicalise
 from mesh.trust.canonical.headers import Message, split_message
 from mesh.trust.certificate import MAX_LINKS
+from mesh.trust.ids import CertificateIds
 from mesh.trust.leaf import SALT_BYTES, UNSIGNED, DkimKey
 from mesh.trust.pages import Prepared
 from mesh.trust.record import record_of
 from mesh.trust.vault import TrustVault
+
+Claims = dict[int, tuple[int, int]]
+"""By row: serial of the batch and index that the message shows as its own."""
 
 _BLANK = re.compile(rb"\n\r?\n")
 
@@ -81,6 +85,18 @@ def prepare(
         tuple(message_ids),
         tuple(documents),
     )
+
+
+def claims_of(lines: Sequence[NewMessage], first_line: int, ids: CertificateIds) -> Claims:
+    """Places that messages show. Raises InvalidInput for an id that was never given out."""
+    claims: dict[int, tuple[int, int]] = {}
+    for at, line in enumerate(lines):
+        if line.certificate is not None:
+            try:
+                claims[at] = ids.read(line.certificate)
+            except NotFound:
+                raise wrong("no such id was given out", "certificate", first_line + at) from None
+    return claims
 
 
 def wrong(what: str, field: str, line: int) -> InvalidInput:
