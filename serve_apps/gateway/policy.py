@@ -121,6 +121,7 @@ RULES: dict[str, dict[str, Rule]] = {
     "/v1/trust/batches/{batch}/close": {"POST": Rule(scope=scopes.TRUST_WRITE)},
     "/v1/trust/batches/{batch}/forget": {"POST": _post(scopes.TRUST_REVOKE, idempotent=False)},
     "/v1/trust/batches/{batch}/certificates": {"GET": Rule(scope=scopes.TRUST_READ, head=False)},
+    "/v1/trust/batches/{batch}/ids": {"GET": Rule(scope=scopes.TRUST_WRITE)},
     "/v1/trust/batches/{batch}/events": {"GET": Rule(scope=scopes.TRUST_READ, head=False)},
     "/v1/trust/documents/{document}/{version}": {"GET": Rule(scope=scopes.TRUST_READ)},
     "/v1/trust/networks": {"GET": Rule(scope=scopes.TRUST_READ, workspace=False)},

@@ -14,6 +14,8 @@ from starlette.responses import Response, StreamingResponse
 
 from mesh.contracts.events import Cursor
 from mesh.contracts.trust import (
+    MAX_IDS,
+    AheadIds,
     BatchFilled,
     BatchPage,
     BatchView,
@@ -73,6 +75,15 @@ class LinesQuery(BaseModel):
 
     after: int = Field(default=-1, ge=-1, lt=2**31, description="Those behind this index")
     limit: int | None = Field(default=None, ge=1, le=2**31, description="At most so many")
+
+
+class IdsQuery(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    first: int | None = Field(
+        default=None, ge=0, lt=2**31, description="The first place; default: the next one"
+    )
+    count: int = Field(default=1_000, ge=1, le=MAX_IDS)
 
 
 Place = Annotated[str, Path(pattern=_PLACE, description="A batch's id, or: rolling")]
@@ -165,6 +176,24 @@ def trust_router(gateway: Gateway) -> APIRouter:
         # Its first page before the status goes out: what fails at once fails as an error.
         first = await anext(pages, b"")
         return StreamingResponse(_after(first, pages), media_type=NDJSON)
+
+    @router.get(
+        "/batches/{batch}/ids",
+        summary="Ids of the next certificates, for messages that are to show their own",
+        responses=good(AheadIds, "Nothing is reserved: a line that names its id must get its place")
+        | problems(404, 409, engine=True),
+        response_class=Json,
+    )
+    async def ids(request: Request, batch: UUID, query: Annotated[IdsQuery, Query()]) -> Response:
+        context = context_of(request)
+        ahead = await trust().ids(
+            context.who.workspace_id,
+            batch,
+            first=query.first,
+            count=query.count,
+            timeout_s=left(context),
+        )
+        return view_answer(ahead)
 
     @router.get(
         "/batches/{batch}/events",
