@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import numpy as np
+from local_hosts import LocalHosts
 from pydantic import SecretStr
 
 from actors.context import ProcessContext
@@ -19,12 +19,12 @@ from actors.memory_loop import MemoryLoop
 from actors.memory_open import host_options, open_host_parts, open_memory
 from actors.memory_store import MemoryStore
 from mesh.contracts.memory import MemoryKind, MemoryQuery, Namespace, NamespaceKind, NewMemory
-from mesh.core.errors import DeadlineExceeded, Unavailable
+from mesh.core.errors import Unavailable
 from mesh.core.ids import uuid7
 from mesh.core.settings import PostgresSettings, RedisSettings, Settings
 from mesh.core.settings_memory import MemorySettings
 from mesh.core.settings_tree import SecuritySettings
-from mesh.memory.placement import shards_of
+from mesh.memory.placement import RING
 
 SECRET = "a secret of more than thirty-two bytes for tests"
 DIMENSIONS = 32
@@ -69,58 +69,11 @@ def asked(text: str, *namespaces: Namespace, **more: Any) -> MemoryQuery:
     return MemoryQuery(text=text, namespaces=list(namespaces) or [BRAND], **more)
 
 
-@dataclass
-class LocalHosts:
-    """Hosts of this process, called like actors. A killed one never answers again."""
-
-    context: ProcessContext
-    hosts: dict[str, MemoryLoop] = field(default_factory=dict)
-    tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
-    calls: list[tuple[str, str]] = field(default_factory=list)
-    pool: asyncio.TaskGroup | None = None
-
-    async def call(self, host: str, method: str, args: tuple[Any, ...], timeout_s: float) -> Any:
-        self.calls.append((host, method))
-        if host not in self.hosts:
-            raise Unavailable(f"{host} can't be reached")
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await getattr(self.hosts[host], method)(*args)
-        except TimeoutError:
-            raise DeadlineExceeded from None
-
-    def start(self, name: str) -> MemoryLoop:
-        parts = open_host_parts(self.context)
-        loop = MemoryLoop(name, parts, host_options(self.context.settings))
-        self.hosts[name] = loop
-        self.tasks[name] = asyncio.create_task(loop.run())
-        return loop
-
-    async def stop(self, name: str) -> None:
-        """In order: leases are given back."""
-        del self.hosts[name]
-        task = self.tasks.pop(name)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-    async def kill(self, name: str) -> MemoryLoop:
-        """It stops as if its process had died: leases run out by themselves."""
-        loop = self.hosts.pop(name)
-        task = self.tasks.pop(name)
-
-        async def nothing() -> None:
-            return None
-
-        loop.shards._leave = nothing  # type: ignore[method-assign]
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        return loop
-
-    async def settled(self, *names: str) -> None:
-        """Until each of these hosts owns just what it should."""
-        async with asyncio.timeout(15):
-            while any(self.hosts[n].shards.held != shards_of(n, names) for n in names):  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
+def local_hosts(context: ProcessContext) -> LocalHosts[MemoryLoop]:
+    return LocalHosts(
+        RING,
+        lambda name: MemoryLoop(name, open_host_parts(context), host_options(context.settings)),
+    )
 
 
 def settings_for(dsn: str, valkey: str, home: Path, **memory_settings: Any) -> Settings:
@@ -140,7 +93,7 @@ class House:
     """Hosts, a client and a workspace."""
 
     context: ProcessContext
-    hosts: LocalHosts
+    hosts: LocalHosts[MemoryLoop]
     client: MemoryStore
     model: WordModel
     workspace: UUID
@@ -163,7 +116,7 @@ class House:
 @asynccontextmanager
 async def open_house(settings: Settings, *names: str) -> AsyncIterator[House]:
     context = await ProcessContext.open(settings, "test")
-    hosts = LocalHosts(context)
+    hosts = local_hosts(context)
     model = WordModel()
     client = open_memory(context, model, caller=hosts)  # type: ignore[arg-type]
     house = House(context, hosts, client, model, UUID(int=0))
