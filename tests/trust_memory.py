@@ -17,6 +17,7 @@ from benchmarks.trustworks.papers import CHAIN, KEY, event_anchor
 from mesh.contracts.events import EventType
 from mesh.contracts.networks import AnchorState, AnchorView, NetworksView, NetworkView
 from mesh.contracts.trust import (
+    AheadIds,
     BatchPage,
     BatchState,
     BatchView,
@@ -87,6 +88,23 @@ class MemoryTrust:
     ) -> BatchView:
         identity = uuid4() if key is None else uuid5(NAMESPACE_OID, f"{workspace_id} {key}")
         return self._open(identity, workspace_id, request.name, "campaign").view
+
+    async def ids(
+        self,
+        workspace_id: UUID,
+        batch: UUID,
+        *,
+        first: int | None = None,
+        count: int = 1_000,
+        timeout_s: float,
+    ) -> AheadIds:
+        kept = self._of(workspace_id, batch)
+        if kept.view.state is not BatchState.OPEN:
+            raise Conflict("The batch is closed")
+        begin = len(kept.leaves) if first is None else first
+        places = range(begin, begin + count)
+        ids = [self._ids.make(kept.view.serial, index) for index in places]
+        return AheadIds(first=begin, size=len(kept.leaves), ids=ids)
 
     async def add(
         self,
