@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, SecretStr, StringConstraints, model_validator
@@ -58,6 +59,9 @@ class TrustSettings(Section):
     """Name of the keys that sign: an address without scheme that readers know you by."""
     public_url: str | None = Field(default=None, pattern=r"^https?://[^\s]+$")
     """Where readers of mail reach the gateway (links, QR codes). Unset: its local address."""
+    sheet_font: Path | None = None
+    """A TrueType file for the PDF sheets of certificates, if they are to show more than Western
+    European letters (others are written as numbers). Its licence must allow embedding."""
     networks: dict[NetworkName, NetworkSettings] = Field(default_factory=dict)
     """In order of preference. Empty: the node of section ``evm``, as ``local`` (and
     ``standby``)."""

@@ -16,7 +16,8 @@ import resource
 import select
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import cbor2
@@ -132,7 +133,11 @@ def _plain(verdict: Verdict) -> dict[str, Any]:
 def _qr(request: Request) -> bytes:
     from mesh.trust.present import qr
 
-    options = qr.WHOLE if request["whole"] else qr.LINK
+    options = replace(
+        qr.WHOLE if request["whole"] else qr.LINK, title="QR code: where to check this email"
+    )
+    if request["pixels"] is not None:
+        options = replace(options, pixels=request["pixels"])
     draw = qr.qr_png if request["form"] == "png" else qr.qr_svg
     return draw(request["text"], options)
 
@@ -150,7 +155,11 @@ def _sheet(request: Request) -> bytes:
     from mesh.trust.present import pdf
 
     view = CertificateView.model_validate_json(request["view"])
-    return pdf.certificate_sheet(view, request["base"], tuple(request["keys"]), request["compact"])
+    font = request["font"]
+    options = pdf.SheetOptions(font=None if font is None else Path(font))
+    return pdf.certificate_sheet(
+        view, request["base"], tuple(request["keys"]), request["compact"], options
+    )
 
 
 def read_frame(source: BinaryIO) -> bytes | None:

@@ -18,6 +18,7 @@ from fpdf.fonts import TTFFont
 from mesh.contracts.networks import AnchorView
 from mesh.contracts.trust import CertificateView
 from mesh.core.errors import InvalidInput
+from mesh.trust.certificate import read_cbor
 from mesh.trust.present import links, qr
 from mesh.trust.present.glyphs import CODEC, core_font_has, showable
 from mesh.trust.present.words import STATES
@@ -93,7 +94,7 @@ def certificate_sheet(
         sheet.set_y(max(sheet.get_y(), top + _WHOLE_CODE + 7))
         if sheet.get_y() + _HOW > sheet.h - _BOTTOM:
             sheet.add_page()
-        _how(sheet, view, base, keys)
+        _how(sheet, view, base, _signer(compact, keys))
     return bytes(sheet.output())
 
 
@@ -131,7 +132,13 @@ def _anchor(anchor: AnchorView) -> str:
     return f"{anchor.state}, chain {anchor.chain_id}{block}"
 
 
-def _how(sheet: _Sheet, view: CertificateView, base: str, keys: tuple[str, ...]) -> None:
+def _signer(compact: bytes, keys: tuple[str, ...]) -> str | None:
+    """Of all keys, old ones too, the one that signed this."""
+    wanted = read_cbor(compact).signature[:4].hex()
+    return next((key for key in keys if key.split("+")[1:2] == [wanted]), None)
+
+
+def _how(sheet: _Sheet, view: CertificateView, base: str, signer: str | None) -> None:
     sheet.line_of("How to check it without us", 11, bold=True)
     steps = [
         "1. Save the mail as a file (in most programs: show original, download).",
@@ -141,7 +148,7 @@ def _how(sheet: _Sheet, view: CertificateView, base: str, keys: tuple[str, ...])
     ]
     for step in steps:
         sheet.small(step, WIDTH)
-    key = keys[-1] if keys else "KEY"
+    key = signer or "KEY"
     sheet.small(f"python maily_verify.py DIGITS mail.eml --key {key}", WIDTH, mono=True)
     sheet.small(
         "The key must come from the sender by a way that you trust, not from this sheet.", WIDTH

@@ -56,6 +56,9 @@ class QrQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     proof: bool = Field(default=False, description="With the whole proof in the link's fragment")
+    size: int | None = Field(
+        default=None, ge=64, le=2048, description="Pixels that it is to keep within"
+    )
 
 
 class BadgeQuery(BaseModel):
@@ -81,16 +84,18 @@ def trust_pages_router(gateway: Gateway, public_url: str) -> APIRouter:
         pictures.move_to_end(key)
         return known
 
-    async def qr(request: Request, certificate: str, form: str, whole: bool) -> Response:
+    async def qr(request: Request, certificate: str, form: str, query: QrQuery) -> Response:
         identity = certificate.lower()
-        if not whole:
+        pixels = query.size
+        if not query.proof:
             # Whether the certificate is there does not matter for its address, and isn't told.
             url = verify_url(public_url, identity)
-            body = await picture("qr", form, identity, text=url, whole=False)
+            key = ("qr", form, identity, str(pixels))
+            body = await picture(*key, text=url, whole=False, pixels=pixels)
             return cached(request, body, MEDIA[form], A_DAY, _EMBEDDED)
         proof = await trust_of(gateway).certificate_bytes(identity, "cbor", timeout_s=LOOKUP_S)
         url = verify_url(public_url, identity, proof)
-        body = await gateway.apart.once("qr", form=form, text=url, whole=True)
+        body = await gateway.apart.once("qr", form=form, text=url, whole=True, pixels=pixels)
         return cached(request, body, MEDIA[form], OWN_COPY, _EMBEDDED)
 
     async def badge(request: Request, form: str, query: BadgeQuery) -> Response:
@@ -114,7 +119,7 @@ def trust_pages_router(gateway: Gateway, public_url: str) -> APIRouter:
     async def qr_png(
         request: Request, certificate: Name, query: Annotated[QrQuery, Query()]
     ) -> Response:
-        return await qr(request, certificate, "png", query.proof)
+        return await qr(request, certificate, "png", query)
 
     @router.get(
         "/qr/{certificate}.svg",
@@ -126,7 +131,7 @@ def trust_pages_router(gateway: Gateway, public_url: str) -> APIRouter:
     async def qr_svg(
         request: Request, certificate: Name, query: Annotated[QrQuery, Query()]
     ) -> Response:
-        return await qr(request, certificate, "svg", query.proof)
+        return await qr(request, certificate, "svg", query)
 
     @router.get(
         "/badge/{certificate}.png",

@@ -68,6 +68,7 @@ class RevocationsQuery(BaseModel):
 def trust_public_router(gateway: Gateway, public_url: str) -> APIRouter:
     router = APIRouter(prefix="/v1/trust", tags=["trust"])
     limits = gateway.settings.gateway
+    font = gateway.settings.trust.sheet_font
 
     def trust() -> TrustClient:
         return trust_of(gateway)
@@ -118,6 +119,7 @@ def trust_public_router(gateway: Gateway, public_url: str) -> APIRouter:
             base=public_url,
             keys=keys.keys,
             compact=proof,
+            font=None if font is None else str(font),
         )
         return Response(body, media_type=PDF, headers=_named(certificate, "pdf"))
 
