@@ -150,10 +150,14 @@ class MemoryTrust:
             message = canonicalise(raw)
             name = (message.domain, message.message_id)
             at = known.get(name)
-            if at is not None and at < len(kept.messages) + len(fresh):
-                both = [*zip(kept.messages, kept.recipients, strict=True)]
-                both += [(item[0], item[1]) for item in fresh]
-                if both[at][0].exact != message.exact or both[at][1] != line.recipient:
+            if at is not None:
+                before = len(kept.messages)
+                there = (
+                    (kept.messages[at], kept.recipients[at])
+                    if at < before
+                    else fresh[at - before][:2]
+                )
+                if (there[0].exact, there[1]) != (message.exact, line.recipient):
                     raise Conflict(
                         f"line {number}: another message has this Message-ID",
                         {"field": f"line {number}", "line": number},
