@@ -18,12 +18,15 @@ from PIL import Image
 from mesh.contracts.networks import AnchorState, AnchorView
 from mesh.contracts.trust import CertificateState, CertificateView, RevokedView, RevokeReason
 from mesh.core.errors import InvalidInput
+from mesh.trust.certificate import read_cbor
 from mesh.trust.present.glyphs import core_font_has, showable
 from mesh.trust.present.pdf import SheetOptions, certificate_sheet
 from mesh.trust.present.words import STATES
 from tests.unit.test_trust_images import BASE, ID, LINK, WHOLE_LINK, a_million, scanned
 
-KEYS = ("example.com/trust+abcdef01+AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA=",)
+_PUBLIC = "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA="
+SIGNER = f"example.com/trust+{read_cbor(a_million()).signature[:4].hex()}+{_PUBLIC}"
+KEYS = (f"example.com/trust+00000001+{_PUBLIC}", SIGNER, f"example.com/trust+00000002+{_PUBLIC}")
 AS_OF = datetime(2026, 3, 21, 8, 30, tzinfo=UTC)
 ANCHOR = AnchorView(
     network="local",
@@ -103,11 +106,12 @@ def test_it_says_what_is_known() -> None:
     text = said(certificate_sheet(view(), BASE, KEYS, a_million()))
     for fact in (
         *("Spring has begun", "example.com", "a…@e….org", "<1@example.com>", "ab" * 32, ID),
-        *("654,322 of 1,000,000", "chain 31337, block 4,711", "2026-03-21 08:30:00 UTC", KEYS[0]),
+        *("654,322 of 1,000,000", "chain 31337, block 4,711", "2026-03-21 08:30:00 UTC", SIGNER),
         *("This sheet proves nothing by itself", "How to check it without us"),
         f"final. {STATES['final']}",
     ):
         assert fact in text, fact
+    assert not any(key in text for key in KEYS if key != SIGNER)
 
 
 def test_the_same_input_gives_the_same_bytes() -> None:
