@@ -258,8 +258,10 @@ class Network:
             pending = sum(slot.inclusion is None for slot in self.book.slots.values())
             if begun >= NEW_AT_ONCE or pending >= self.options.max_in_flight:
                 return
-            known = self.book.of_root(wanted.root) is not None
-            if known or self.name not in self._chosen(wanted.root):
+            here = self.standing(wanted.root)
+            if here.reached is not Reached.NOTHING or here.barred:
+                continue
+            if self.name not in self._chosen(wanted.root):
                 continue
             if not await self.signing.prepare():
                 if not self.signing.deploying:

@@ -77,6 +77,8 @@ class Signing:
         """Whether roots can be sent: the registry must be there before anything is sent to it."""
         if self.ready:
             return True
+        if self.deploying:
+            return False  # until its block is final: what is sent to no contract is lost for good
         if self.method == "calldata" or await self._link.has_registry(self.contract):
             self.ready = True
             self._link.alarm("no_contract", False)
@@ -89,11 +91,10 @@ class Signing:
             log.warning("network.no_factory", network=self._options.name, method="calldata")
             self.method, self.ready = "calldata", True
             return True
-        if not self.deploying:
-            await self._sign(None, registry.FACTORY, registry.deploy_data())
-            slot = self._deployment()
-            if slot is not None:
-                await self.send(slot)
+        await self._sign(None, registry.FACTORY, registry.deploy_data())
+        slot = self._deployment()
+        if slot is not None:
+            await self.send(slot)
         return False
 
     def _deployment(self) -> Slot | None:
