@@ -23,7 +23,7 @@ from mesh.trust.certificate import Proof, Revocation
 from mesh.trust.leaf import revocation_hash
 from mesh.trust.present.links import fragment_of
 from mesh.trust.receipt import Receipt
-from serve_apps.gateway.routers.trust_pages import POLICY, page_files
+from serve_apps.gateway.routers.trust_pages import MEDIA, POLICY, page_files
 from tests.trust_page_support import Files, served
 
 ID = "abcdefghijklmnopqrstuvwxyz234567"
@@ -153,8 +153,7 @@ def running(site: Site) -> Iterator[Site]:
             site.asked.append(self.path)
             name = self.path.rpartition("/")[2]
             if self.path.startswith("/verify/assets/") and name in files:
-                kind = self.extensions_map.get("." + name.rpartition(".")[2], "text/plain")
-                self._send(200, kind, files[name])
+                self._send(200, MEDIA[name.rpartition(".")[2]], files[name])
             elif self.path == f"/verify/{ID}":
                 self._send(200, "text/html; charset=utf-8", files["page.html"])
             else:
@@ -164,6 +163,7 @@ def running(site: Site) -> Iterator[Site]:
             self.send_response(status)
             self.send_header("content-type", kind)
             self.send_header("content-length", str(len(body)))
+            self.send_header("x-content-type-options", "nosniff")
             if kind.startswith("text/html"):
                 self.send_header("content-security-policy", POLICY)
             self.end_headers()

@@ -24,6 +24,7 @@ export async function canonicalise(raw) {
     text: text.bytes,
     textDigest: await textDigest(text.bytes),
     links: text.links,
+    pieces: text.pieces,
     origins,
     linksDigest: linksDigest(origins),
     domain: domainOf(message),

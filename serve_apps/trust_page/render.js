@@ -3,7 +3,7 @@
 import { hex } from "./bytes.js";
 import { Level } from "./levels.js";
 import { moment } from "./steps.js";
-import { headline, notices, recordWords } from "./words.js";
+import { headline, notices, provenSoFar, recordWords } from "./words.js";
 
 const MAX_ADDED = 4000;
 const SVG = "http://www.w3.org/2000/svg";
@@ -31,6 +31,13 @@ function icon(name) {
 
 export function render(situation) {
   answer(headline(situation));
+  byId("proven").replaceChildren(
+    ...provenSoFar(situation).map(({ result, text }) => make("li", {}, mark(result), make("span", {}, text))),
+  );
+  byId("drop-title").textContent = situation.hasMessage
+    ? "Check another email" : "Is it the email that you have?";
+  byId("tools").hidden = !situation.verdict;
+  if (situation.verdict && !situation.keys.length) byId("trust-card").open = true;
   byId("notices").replaceChildren(
     ...notices(situation).map(({ tone, title, text }) =>
       make("li", { tone }, make("b", {}, title), ` ${text}`)),
@@ -51,6 +58,13 @@ export function answer({ tone, title, lead }) {
   byId("status-icon").setAttribute("href", `#i-${tone}`);
   byId("title").textContent = title;
   byId("lead").textContent = lead;
+  byId("proven").replaceChildren();
+}
+
+/** The sign of a step's result. */
+function mark(result) {
+  const label = { role: "img", ariaLabel: RESULT_WORDS[result] };
+  return make("span", { className: "result", tone: result, ...label }, icon(result));
 }
 
 function facts({ papers, verdict, parsed, hasMessage }) {
@@ -59,7 +73,7 @@ function facts({ papers, verdict, parsed, hasMessage }) {
   const isSame = hasMessage && verdict?.holds;
   const size = parsed?.proof.size ?? view.size;
   const index = parsed?.proof.index ?? view.index;
-  const mark = (fact) => {
+  const sure = (fact) => {
     if (!isSame || fact === "unknown") return null;
     const isOther = fact === "other";
     const text = isOther ? " ✕ another one in your email" : " ✓ as in your email";
@@ -68,17 +82,17 @@ function facts({ papers, verdict, parsed, hasMessage }) {
   const rows = [
     ["Subject", view.subject, null, "subject"],
     ["Date", view.date, null],
-    ["From", leaf?.domain ?? view.domain ?? verdict?.domain, mark(verdict?.sender)],
-    ["To", view.recipient_masked, mark(verdict?.recipient)],
-    ["Message id", leaf?.messageId ?? view.message_id, mark(verdict?.messageId)],
+    ["From", leaf?.domain ?? view.domain ?? verdict?.domain, sure(verdict?.sender)],
+    ["To", view.recipient_masked, sure(verdict?.recipient)],
+    ["Message id", leaf?.messageId ?? view.message_id, sure(verdict?.messageId)],
     ["Certified", view.certified_at && moment(view.certified_at), null],
     ["Place", size ? `${grouped(index + 1)} of ${grouped(size)} in its batch` : null, null],
     ["Document", view.document && `${view.document.id}, version ${view.document.version}`, null],
   ].filter(([, value]) => value);
   byId("facts-card").hidden = !rows.length;
   byId("facts").replaceChildren(
-    ...rows.map(([name, value, sure, className]) =>
-      make("div", {}, make("dt", {}, name), make("dd", { className: className ?? "" }, value, sure))),
+    ...rows.map(([name, value, said, className]) =>
+      make("div", {}, make("dt", {}, name), make("dd", { className: className ?? "" }, value, said))),
   );
   byId("facts-note").textContent = view.subject
     ? "Subject, date and recipient are told by this site, to find the email by. The certificate has " +
@@ -90,11 +104,11 @@ function grouped(number) {
   return new Intl.NumberFormat("en").format(number);
 }
 
-function differences({ verdict, hasMessage }) {
+function differences({ verdict, hasMessage, added }) {
   const blocks = [];
   if (hasMessage && verdict) {
-    if (verdict.addedBefore) blocks.push(added("Added before the certified text", verdict.addedBefore));
-    if (verdict.addedAfter) blocks.push(added("Added after the certified text", verdict.addedAfter));
+    if (added.before) blocks.push(quoted("Added before the certified text", added.before));
+    if (added.after) blocks.push(quoted("Added after the certified text", added.after));
     if (verdict.addedOrigins.length) {
       blocks.push(origins("Links that were not certified lead to", verdict.addedOrigins, "is-added"));
     }
@@ -108,11 +122,9 @@ function differences({ verdict, hasMessage }) {
   byId("differences-body").replaceChildren(...blocks);
 }
 
-function added(title, text) {
-  const isLong = text.length > MAX_ADDED;
-  const shown = isLong ? `${text.slice(0, MAX_ADDED)} …` : text;
-  const about = make("p", { className: "small" }, "Shown without spaces, as it is compared.");
-  return make("div", {}, make("h3", {}, title), make("p", { className: "added", tabIndex: 0 }, shown), about);
+function quoted(title, text) {
+  const shown = text.length > MAX_ADDED ? `${text.slice(0, MAX_ADDED)} …` : text;
+  return make("div", {}, make("h3", {}, title), make("p", { className: "added", tabIndex: 0 }, shown));
 }
 
 function origins(title, list, kind) {
@@ -159,10 +171,15 @@ function anchorItem({ chainId, method, contract, isProven, header, depth, word }
   const proof = isProven
     ? `Proof checked here: ${method === "event" ? "an event of the registry" : "a transaction with the root"}`
     : "No proof at hand yet";
-  return make("li", {}, title, make("p", {}, place), make("p", {}, proof),
+  const hashes = [
     hashLine("Block", header ? `0x${hex(header.hash)}` : word?.block_hash),
-    hashLine("Transaction", word?.tx), hashLine("Registry", contract && `0x${contract}`),
-    word?.reason ? make("p", {}, word.reason) : null);
+    hashLine("Transaction", word?.tx),
+    hashLine("Registry", contract && `0x${contract}`),
+  ].filter(Boolean);
+  const folded = hashes.length
+    ? make("details", {}, make("summary", {}, "Hashes"), ...hashes) : null;
+  return make("li", {}, title, make("p", {}, place), make("p", {}, proof),
+    word?.reason ? make("p", {}, word.reason) : null, folded);
 }
 
 function hashLine(name, value) {
@@ -173,11 +190,9 @@ function steps({ steps: list }) {
   byId("steps-card").hidden = !list.length;
   byId("steps").replaceChildren(
     ...list.map(({ number, title, about, result, said }) => {
-      const label = { role: "img", ariaLabel: RESULT_WORDS[result] };
-      const mark = make("span", { className: "result", tone: result, ...label }, icon(result));
       const text = make("div", {}, make("b", {}, `${number}. ${title}`), make("p", {}, about),
         make("p", { className: "said", tone: result }, said));
-      return make("li", {}, mark, text);
+      return make("li", {}, mark(result), text);
     }),
   );
 }
@@ -188,6 +203,7 @@ function keys({ keys: list, own, papers }) {
   if (own.keys.length) lead.textContent = "Keys that you entered:";
   else if (list.length) lead.textContent = `Signatures are checked with these keys, which ${origin} publishes:`;
   else lead.textContent = "No keys could be had.";
+  byId("trust-site").hidden = Boolean(own.keys.length) || !list.length;
   byId("keys").replaceChildren(
     ...list.map((key) => make("li", {}, make("code", {}, key.line))),
   );

@@ -1,7 +1,7 @@
 // What is known of a certificate, with the email or without: the verdict, its steps, the chains.
 
-import { equal, hex } from "./bytes.js";
-import { certificateIn } from "./canonical.js";
+import { equal, hex, utf8 } from "./bytes.js";
+import { canonicalise, certificateIn } from "./canonical.js";
 import { readCertificate } from "./certificate.js";
 import { parseKey } from "./checkpoint.js";
 import { InvalidInput } from "./errors.js";
@@ -9,6 +9,7 @@ import { readHeader } from "./evm.js";
 import { checkAnchor, pinned, quorum, readReceipt } from "./receipt.js";
 import { sightingsOf } from "./rpc.js";
 import { stepsOf } from "./steps.js";
+import { asWritten } from "./text.js";
 import { inspect, verify } from "./verify.js";
 
 const rest = () => new Promise((resolve) => setTimeout(resolve));
@@ -26,7 +27,7 @@ export async function assess(papers, message, own) {
     hasCertificate: certificate !== null && certificate !== undefined,
     source: papers.certificate ? "site" : papers.compact ? "link" : carried ? "email" : "none",
     linkDiffers: !agree(papers),
-    verdict: null, anchors: [], steps: [],
+    verdict: null, anchors: [], steps: [], added: { before: "", after: "" },
   };
   if (!situation.hasCertificate) return situation;
   const receipt = attempt(() => papers.receipt && readReceipt(papers.receipt));
@@ -37,13 +38,26 @@ export async function assess(papers, message, own) {
     receipt: headers ? papers.receipt : null,
     revocations: papers.revocations,
   };
-  situation.verdict = message
-    ? await verify(certificate, message, trust, given)
-    : await inspect(certificate, trust, given);
+  if (message) {
+    const canonical = await canonicalise(message);
+    situation.verdict = await verify(certificate, canonical, trust, given);
+    situation.added = addedTo(canonical, situation.verdict);
+  } else {
+    situation.verdict = await inspect(certificate, trust, given);
+  }
   situation.anchors = anchorsOf(receipt, situation.verdict, headers, papers.view);
   situation.hasPolicy = headers !== null;
   situation.steps = stepsOf(situation);
   return situation;
+}
+
+/** What stands around the certified text, as it was written. */
+function addedTo({ text, pieces }, { addedBefore, addedAfter }) {
+  const end = text.length - utf8(addedAfter).length;
+  return {
+    before: addedBefore && asWritten(pieces, 0, utf8(addedBefore).length),
+    after: addedAfter && asWritten(pieces, end, text.length),
+  };
 }
 
 function attempt(read) {

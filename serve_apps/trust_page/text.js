@@ -18,15 +18,17 @@ const INVISIBLE = new RegExp(
   "gu",
 );
 
-/** The folded text as UTF-8, and every link with the number of bytes before it.
- * `parts`: text and whether it is HTML. */
+/** The folded text as UTF-8, every link with the number of bytes before it, and the `pieces` that the
+ * text is made of, as they were written. `parts`: text and whether it is HTML. */
 export function readText(parts) {
+  const folded = [];
   const pieces = [];
   const links = [];
   let length = 0;
   const add = (text) => {
-    const bytes = utf8(nfkc(text).replace(INVISIBLE, ""));
-    pieces.push(bytes);
+    const bytes = fold(text);
+    folded.push(bytes);
+    pieces.push({ text, size: bytes.length });
     length += bytes.length;
   };
   const link = (url) => {
@@ -39,7 +41,31 @@ export function readText(parts) {
       else readChunk(token.value, add, link);
     }
   }
-  return { bytes: concat(...pieces), links };
+  return { bytes: concat(...folded), links, pieces };
+}
+
+function fold(text) {
+  return utf8(nfkc(text).replace(INVISIBLE, ""));
+}
+
+/** The words from byte `from` to `to` of the folded text as they were written, to be read by people. */
+export function asWritten(pieces, from, to) {
+  let at = 0;
+  let out = "";
+  for (const { text, size } of pieces) {
+    const end = at + size;
+    if (at >= from && end <= to) out += text;
+    else if (end > from && at < to) {
+      let place = at;
+      for (const character of text) {
+        if (place >= from && place < to) out += character;
+        place += fold(character).length;
+      }
+    }
+    if (!/\s$/.test(out)) out += " ";
+    at = end;
+  }
+  return out.trim().replace(/[ \t]+/g, " ").replace(/\s*\n\s*/g, "\n");
 }
 
 function readChunk(text, add, link) {

@@ -139,6 +139,36 @@ export function notices(situation) {
   return out;
 }
 
+/** Short lines on what is proven so far: `result` (as of a step) and `text`. */
+export function provenSoFar({ steps, verdict, anchors, hasMessage, papers, hasPolicy }) {
+  if (!verdict) return [];
+  const signed = steps[6];
+  const out = [{
+    result: signed.result,
+    text: signed.result === "good" ? signed.said : "Signature: not proven",
+  }];
+  if (verdict.state !== "revoked") {
+    const { result, said } = steps[7];
+    if (result !== "wait") out.push({ result, text: said });
+  }
+  const proven = anchors.find((anchor) => anchor.isProven);
+  if (proven) {
+    const network = proven.word?.network ?? `chain ${proven.chainId}`;
+    const place = `Recorded in block ${proven.header.number} of ${network}`;
+    const isOwn = hasPolicy && verdict.seen.length > 0;
+    const depth = isOwn ? ownDepth(verdict) : `${proven.word?.state ?? "unknown"}, by the site’s word`;
+    out.push({ result: isOwn ? "good" : "part", text: `${place} (${depth})` });
+  } else {
+    out.push({ result: "wait", text: `Public record: ${papers.view?.state === "open" ? "not yet" : "none at hand yet"}` });
+  }
+  if (!hasMessage) out.push({ result: "wait", text: "Your email: not compared yet" });
+  return out;
+}
+
+function ownDepth({ state }) {
+  return state === "final" ? "final, by your own sources" : "not final yet, by your own sources";
+}
+
 /** One line on how far the public record is. */
 export function recordWords({ anchors, verdict, papers, hasPolicy }) {
   const proven = anchors.filter((anchor) => anchor.isProven);
@@ -157,5 +187,7 @@ export function recordWords({ anchors, verdict, papers, hasPolicy }) {
     submitted: "On its way into a block of a public network.",
     orphaned: "The block that had it was dropped; it is being recorded again.",
   };
-  return waits[papers.view?.state] ?? "No public record is at hand. The signature holds without one.";
+  const isSigned = [null, 4, 8, 9].includes(verdict?.failedStep);
+  const none = `No public record is at hand.${isSigned ? " The signature holds without one." : ""}`;
+  return waits[papers.view?.state] ?? none;
 }
