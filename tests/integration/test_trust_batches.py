@@ -6,7 +6,6 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator
 
-import orjson
 import pytest
 import pytest_asyncio
 from trust_house import (
@@ -38,9 +37,7 @@ from mesh.streams.names import trust_overview, trust_stream
 from mesh.trust import jcs
 from mesh.trust.certificate import read_revocation
 from mesh.trust.checkpoint import VerifierKey
-from mesh.trust.client import ROLLING
 from mesh.trust.receipt import read_receipt
-from mesh.trust.standalone import maily_verify
 from mesh.trust.verdict import TrustPolicy
 from mesh.trust.verify import verify
 
@@ -228,37 +225,6 @@ async def test_another_workspace_sees_and_changes_nothing(house: House) -> None:
             await client.view(wrong, timeout_s=T_S)
 
 
-async def test_single_mails_go_into_a_batch_that_closes_by_itself(
-    database_dsn: str, valkey_url: str, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    home = tmp_path_factory.mktemp("rolling")
-    settings = settings_for(database_dsn, valkey_url, home, batch_close_leaves=4)
-    async with open_house(settings) as house:
-        first = [(await house.add(ROLLING, message(at)))[0] for at in range(4)]
-        views = [await house.client.view(line.id, timeout_s=T_S) for line in first]
-        assert len({view.batch for view in views}) == 1
-
-        async def closed() -> bool:
-            view = await house.client.batch(house.workspace, views[0].batch, timeout_s=T_S)
-            return view.root is not None
-
-        await until(closed)
-        (next_one,) = await house.add(ROLLING, message(9))
-        assert (await house.client.view(next_one.id, timeout_s=T_S)).batch != views[0].batch
-        # A repeat after a lost answer finds its first, though that batch is closed.
-        (again,) = await house.add(ROLLING, message(3))
-        assert (again.id, again.repeated) == (first[3].id, True)
-    settings = settings_for(database_dsn, valkey_url, home, batch_close_s=0.2)
-    async with open_house(settings) as house:
-        (line,) = await house.add(ROLLING, message(0))
-
-        async def included() -> bool:
-            view = await house.client.view(line.id, timeout_s=T_S)
-            return view.state is CertificateState.INCLUDED
-
-        await until(included)
-
-
 async def test_states_follow_the_networks_and_are_told_once_in_order(house: House) -> None:
     batch, told = await house.closed(*messages(0, 3))
     root = bytes.fromhex(str(batch.root))
@@ -354,15 +320,6 @@ async def test_a_document_is_as_far_as_its_least_certificate(house: House) -> No
     assert (found.revoked, found.by_state["final"]) == (1, 2)
     stranger = await house.new_workspace()
     assert (await state(stranger, "spring", "7", timeout_s=T_S)).certificates == 0
-
-
-async def test_the_standalone_verifier_agrees(house: House) -> None:
-    batch, told = await house.closed(*messages(0, 9))
-    keys = (await house.client.keys(timeout_s=T_S)).keys
-    data = await house.client.certificate_bytes(told[4].id, "json", timeout_s=T_S)
-    assert orjson.loads(data)["proof"]["size"] == batch.size
-    assert maily_verify is not None
-    assert keys
 
 
 async def test_pages_of_batches_go_on_where_the_last_ended(house: House) -> None:
