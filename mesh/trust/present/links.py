@@ -122,8 +122,10 @@ def qr_url(base: str, id: str, form: ImageForm = "png", *, whole: bool = False) 
     return f"{public_base(base)}/qr/{certificate_id(id)}.{form}{query}"
 
 
-def badge_url(base: str, id: str, form: ImageForm = "png") -> str:
-    return f"{public_base(base)}/badge/{certificate_id(id)}.{form}"
+def badge_url(base: str, id: str, form: ImageForm = "png", *, scale: int = 1) -> str:
+    """``scale``: pixels of a PNG for each CSS pixel."""
+    query = f"?scale={scale}" if scale != 1 else ""
+    return f"{public_base(base)}/badge/{certificate_id(id)}.{form}{query}"
 
 
 def read_link(text: str) -> VerifyLink:

@@ -30,21 +30,20 @@ class Snippet:
 def email_snippet(base: str, id: str) -> Snippet:
     """``base``: the public address of the gateway. Raises InvalidInput.
 
-    Tables and attributes, no style sheet: what mail clients show. Nothing in it is a verdict, and
-    it says so.
+    One below the other, so that it fits a phone, and no style sheet: what mail clients show.
+    Nothing in it is a verdict, and it says so.
     """
     host = links.host_of(base)
     page = escape(links.verify_url(base, id))
     said = escape(alt_text(host))
     qr = escape(links.qr_url(base, id))
-    badge = escape(links.badge_url(base, id))
+    badge = escape(links.badge_url(base, id, scale=2))
     html = (
-        '<table role="presentation" cellpadding="8" cellspacing="0" border="0"><tr>'
-        f'<td><a href="{page}"><img src="{qr}" width="{QR_CSS_PIXELS}" height="{QR_CSS_PIXELS}" '
-        f'border="0" alt="QR code with the same link"></a></td>'
-        f'<td><a href="{page}"><img src="{badge}" width="{badge_width(host)}" height="{HEIGHT}" '
-        f'border="0" alt="{said}"></a><br><a href="{page}">{said}</a><br>'
-        "<small>Pictures prove nothing: the page does. See that its address is the one above."
-        "</small></td></tr></table>"
+        f'<div><a href="{page}"><img src="{qr}" width="{QR_CSS_PIXELS}" '
+        f'height="{QR_CSS_PIXELS}" border="0" alt="QR code with the same link"></a><br>'
+        f'<a href="{page}"><img src="{badge}" width="{badge_width(host)}" height="{HEIGHT}" '
+        f'border="0" style="max-width:100%" alt="{said}"></a><br>'
+        f'<a href="{page}">{said}</a><br><small>Pictures prove nothing: the page does. '
+        "See that its address is the one above.</small></div>"
     )
     return Snippet(html, f"{alt_text(host)}: {links.verify_url(base, id)}")
