@@ -23,8 +23,7 @@ _WORDS = """
 
 
 def letter(number: int) -> bytes:
-    """About 8 kB: words and pictures, both as text and as HTML, quoted-printable; the same bytes for
-    the same number."""
+    """About 8 kB, quoted-printable text and HTML; the same bytes for the same number."""
     rng = random.Random(number)
     blocks = [" ".join(rng.choices(_WORDS, k=40)) for _ in range(8)]
     links = [f"https://shop.example.com/p/{rng.randrange(10**6)}?c=7&m={number}" for _ in blocks]

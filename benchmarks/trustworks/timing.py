@@ -22,7 +22,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """Milliseconds."""
+    """Milliseconds of CPU: what else runs on the machine does not count."""
 
     p50: float
     p99: float
@@ -34,9 +34,9 @@ def timed(items: Iterable[Item], act: Callable[[Item], object]) -> Times:
     act(rows[0])
     found = []
     for item in rows:
-        began = time.perf_counter()
+        began = time.thread_time()
         act(item)
-        found.append((time.perf_counter() - began) * 1_000)
+        found.append((time.thread_time() - began) * 1_000)
     return Times(percentile(found, 0.5), percentile(found, 0.99))
 
 

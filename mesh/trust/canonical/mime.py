@@ -24,8 +24,8 @@ _BOUNDARY = re.compile(_PARAMETER % "boundary", re.IGNORECASE | re.ASCII)
 _CHARSET = re.compile(_PARAMETER % "charset", re.IGNORECASE | re.ASCII)
 _ESCAPE = re.compile(r"\\(.)")
 _NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/]+")
-_QP_TRAIL = re.compile(rb"(?<![ \t])[ \t]++(?=\n|\Z)")
-_QP_CODE = re.compile(rb"=(?:\n|([0-9A-Fa-f]{2}))")
+_HEX = "0123456789ABCDEFabcdef"
+_QP_BYTE = {(a + b).encode(): bytes([int(a + b, 16)]) for a in _HEX for b in _HEX}
 
 
 class Shown(NamedTuple):
@@ -64,16 +64,22 @@ def pieces(body: bytes, boundary: str) -> list[tuple[int, int, int]]:
     """
     if not boundary:
         return []
-    mark = re.compile(
-        rb"^--" + re.escape(boundary.encode("latin-1")) + rb"(--)?[ \t]*$", re.MULTILINE
-    )
+    mark = b"--" + boundary.encode("latin-1")
     found: list[tuple[int, int, int]] = []
     opened: tuple[int, int] | None = None
-    for match in mark.finditer(body):
+    at = -1
+    while (at := body.find(mark, at + 1)) >= 0:
+        if at and body[at - 1] != 0x0A:
+            continue
+        end = body.find(b"\n", at)
+        end = len(body) if end < 0 else end
+        rest = body[at + len(mark) : end].rstrip(b" \t")
+        if rest not in (b"", b"--"):
+            continue
         if opened is not None:
-            found.append((*opened, max(opened[1], match.start() - 1)))
-        opened = None if match[1] else (match.start(), match.end() + 1)
-        if match[1] or len(found) > MAX_PARTS:
+            found.append((*opened, max(opened[1], at - 1)))
+        opened = (at, end + 1) if not rest else None
+        if rest or len(found) > MAX_PARTS:
             break
     if opened is not None and len(found) <= MAX_PARTS:
         found.append((*opened, len(body)))
@@ -137,10 +143,23 @@ def decode_bytes(body: bytes, encoding: bytes) -> bytes:
     if encoding == b"base64":
         return _base64(body)
     if encoding == b"quoted-printable":
-        return _QP_CODE.sub(
-            lambda match: bytes([int(match[1], 16)]) if match[1] else b"", _QP_TRAIL.sub(b"", body)
-        )
+        return _quoted_printable(body)
     return body
+
+
+def _quoted_printable(body: bytes) -> bytes:
+    lines = b"\n".join([line.rstrip(b" \t") for line in body.split(b"\n")])
+    first, *rest = lines.split(b"=")
+    out = [first]
+    for piece in rest:  # what follows an equals sign
+        code = _QP_BYTE.get(piece[:2])
+        if code is not None:
+            out += (code, piece[2:])
+        elif piece.startswith(b"\n"):
+            out.append(piece[1:])
+        else:
+            out += (b"=", piece)
+    return b"".join(out)
 
 
 def _base64(body: bytes) -> bytes:

@@ -19,8 +19,9 @@ _URL = re.compile(
 _URL_END = ".,;:!?)]}'*"
 # White space, controls and characters that are there to be invisible. Marks that turn the
 # direction of reading stay: they change what is seen.
+_INVISIBLE_ASCII = bytes([*range(0x21), 0x7F])
 _INVISIBLE = re.compile(
-    "[\x00-\x20\x7f-\xa0\xad\u034f\u115f\u1160\u1680\u17b4\u17b5\u180b-\u180f\u2000-\u200d"
+    "[\x80-\xa0\xad\u034f\u115f\u1160\u1680\u17b4\u17b5\u180b-\u180f\u2000-\u200d"
     "\u2028\u2029\u202f\u205f-\u2065\u206a-\u206f\u2800\u3000\u3164\ufe00-\ufe0f\ufeff\uffa0"
     "\ufff9-\ufffb\U000e0000-\U000e0fff]+"
 )
@@ -52,8 +53,9 @@ def read_text(parts: Iterable[Shown]) -> Text:
 
     def add(piece: str) -> None:
         nonlocal length
-        folded = _INVISIBLE.sub("", unicodedata.normalize("NFKC", piece))
-        data = folded.encode("utf-8", "replace")
+        if not piece.isascii():
+            piece = _INVISIBLE.sub("", unicodedata.normalize("NFKC", piece))
+        data = piece.encode("utf-8", "replace").translate(None, _INVISIBLE_ASCII)
         out.append(data)
         length += len(data)
 

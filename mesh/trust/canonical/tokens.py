@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from typing import NamedTuple
 
 MAX_ENDLESS = 16
@@ -21,10 +21,25 @@ _EQUALS = re.compile(r"[\t\n\f\r ]*=[\t\n\f\r ]*")
 _BARE = re.compile(r"[^\t\n\f\r >]*")
 _COMMENT_END = re.compile(r"--!?>")
 _FOREIGN = re.compile(r"<(?:svg|math)(?=[\t\n\f\r />])", re.IGNORECASE | re.ASCII)
+# A whole tag, whatever its attributes: for the many that point nowhere it is all that is asked.
+_WHOLE = re.compile(
+    r"""<(/?)([A-Za-z][^\t\n\f\r />]*+)[\t\n\f\r /]*+
+    (?:
+        (?: =[^\t\n\f\r />=]*+ | [^\t\n\f\r />=]++ )
+        (?:
+            [\t\n\f\r ]*+ = [\t\n\f\r ]*+
+            (?: "[^"]*+" | '[^']*+' | (?!["'])[^\t\n\f\r >]*+ )
+          | (?![\t\n\f\r ]*+ =)
+        )
+        [\t\n\f\r /]*+
+    )*+>""",
+    re.VERBOSE,
+)
 _END = {
     name: re.compile(rf"</{name}(?=[\t\n\f\r />])", re.IGNORECASE | re.ASCII)
     for name in (["script", "style", "title", "textarea", "xmp", "noembed", "noframes", "iframe"])
 }
+_CONTENT = frozenset({*_END, "plaintext"})
 _DROPPED = frozenset({"script", "style", "title"})
 _POINTING = frozenset({"href", "xlink:href", "action", "formaction"})
 
@@ -35,6 +50,8 @@ _LONG_NUMBER = re.compile("&#([0-9]{9,})")
 def _unescape(text: str) -> str:
     """Character references decoded. Python reads no number of thousands of digits; eight are
     enough to be none of Unicode's."""
+    if "&" not in text:
+        return text
     return html.unescape(
         _LONG_NUMBER.sub(lambda match: f"&#{match[1].lstrip('0')[:8] or '0'}", text)
     )
@@ -49,7 +66,7 @@ class Token(NamedTuple):
 
 class _Tag(NamedTuple):
     name: str
-    links: list[str]
+    links: Sequence[str]
     end: int
 
 
@@ -69,38 +86,55 @@ class _Reader:
         # What was sought and is not there need not be sought again: keeps hostile input cheap.
         self._missing: set[str] = set()
         self._absent_from: dict[str, int] = {}
+        self._last_end = source.rfind(">")
         self._endless = 0
 
     def read(self) -> Iterator[Token]:
         source, start, at = self._source, 0, 0
         while (at := source.find("<", at)) >= 0:
-            tag: _Tag | None = None
-            follows = source[at + 1 : at + 2]
-            if _is_letter(follows):
-                tag = self._tag(at + 1)
-                end = tag.end if tag else -1
-            elif follows == "/" and _is_letter(source[at + 2 : at + 3]):
-                closing = self._tag(at + 2)
-                end = closing.end if closing else -1
-                if closing:
-                    tag = closing._replace(name="/")
-            elif source.startswith("<!--", at):
-                end = self._comment(at + 4)
-            elif follows in ("!", "?", "/") and follows and not self._foreign:
-                end = self._find(">", at + 2) + 1 or -1
-            else:
-                end = -1
-            if end < 0:
+            tag = self._pointless(at) or self._markup(at)
+            if tag is None:
                 at += 1
                 continue
             if start < at:
                 yield Token(False, _unescape(source[start:at]))
-            if tag:
-                yield from (Token(True, link) for link in tag.links)
-                end = yield from self._content(tag.name, end)
-            start = at = end
+            if tag.links:
+                yield from [Token(True, link) for link in tag.links]
+            start = at = tag.end
+            if tag.name in _CONTENT:
+                start = at = yield from self._content(tag.name, at)
         if start < len(source):
             yield Token(False, _unescape(source[start:]))
+
+    def _pointless(self, at: int) -> _Tag | None:
+        """The tag at ``at`` if it ends and no attribute of it can point anywhere."""
+        if self._endless >= MAX_ENDLESS or at > self._last_end:
+            return None
+        whole = _WHOLE.match(self._source, at)
+        if whole is None:
+            return None
+        if "=" in whole[0]:
+            lower = whole[0].lower()
+            if "href" in lower or "action" in lower:
+                return None
+        return _Tag(whole[1] or whole[2].lower(), (), whole.end())
+
+    def _markup(self, at: int) -> _Tag | None:
+        """What begins at ``at``; None: it is text. Nothing but a start tag has a name."""
+        source = self._source
+        follows = source[at + 1 : at + 2]
+        if _is_letter(follows):
+            return self._tag(at + 1)
+        if follows == "/" and _is_letter(source[at + 2 : at + 3]):
+            closing = self._tag(at + 2)
+            return closing and closing._replace(name="/")
+        if source.startswith("<!--", at):
+            end = self._comment(at + 4)
+        elif follows in ("!", "?", "/") and not self._foreign:
+            end = self._find(">", at + 2) + 1
+        else:
+            end = 0
+        return _Tag("/", (), end) if end > 0 else None
 
     def _content(self, name: str, at: int) -> Generator[Token, None, int]:
         """Elements whose content is no markup. Returns where reading goes on."""
@@ -109,7 +143,7 @@ class _Reader:
             if at < len(source):
                 yield Token(False, source[at:])
             return len(source)
-        if name not in _END or (name in _DROPPED and self._foreign) or name in self._missing:
+        if (name in _DROPPED and self._foreign) or name in self._missing:
             return at
         match = _END[name].search(source, at)
         if match is None:
