@@ -166,7 +166,10 @@ class MemoryTrust:
                 continue
             if kept.view.state is not BatchState.OPEN:
                 raise Conflict("The batch is closed", {"line": number})
-            at = known[name] = len(kept.messages) + len(fresh)
+            at = len(kept.messages) + len(fresh)
+            if line.certificate not in (None, self._ids.make(kept.view.serial, at)):
+                raise Conflict(f"Line {number}: its own place is {at}.", {"line": number})
+            known[name] = at
             fresh.append((message, line.recipient, line.document))
             told.append(self._line(kept, at, message, repeated=False))
         kept.known = known

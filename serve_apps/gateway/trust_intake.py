@@ -93,7 +93,9 @@ class Intake:
                 if messages:
                     if self.batch is None:
                         self.batch = await self._opening()
-                    while len(self._under_way) >= self._options.pages:
+                    # Messages that show their own place go in one page after the other.
+                    placed = any(message.certificate is not None for message in messages)
+                    while len(self._under_way) >= (1 if placed else self._options.pages):
                         await self._settle_first()
                     self._begin(self.batch, messages, page[0][0])
                 if wrong is not None:

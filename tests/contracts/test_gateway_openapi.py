@@ -18,6 +18,7 @@ import pytest
 import uvicorn
 from gateway_support import CountingLimiter, House, build_house
 from memory_support import open_house, settings_for
+from trust_memory import MemoryTrust
 
 from actors.memory_store import MemoryStore
 from benchmarks.show.fuzz import HOOKS, ROOT
@@ -62,6 +63,7 @@ class Running:
         self.house = await build_house(database, self._valkey_url)
         self.house.gateway.limiter = CountingLimiter(10**9)
         self.house.gateway.memory = memory
+        self.house.gateway.trust = MemoryTrust(self.house.streams)
         config = uvicorn.Config(
             self.house.app, host="127.0.0.1", port=0, log_level="error", lifespan="off"
         )
@@ -76,6 +78,7 @@ class Running:
         await self._stop.wait()
         server.should_exit = True
         await serving
+        await self.house.gateway.apart.aclose()
         await self.house.redis.aclose()
         await database.aclose()
 

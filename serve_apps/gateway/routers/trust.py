@@ -70,20 +70,18 @@ class BatchesQuery(BaseModel):
     limit: int = Field(default=50, ge=1, le=500)
 
 
+class IdsQuery(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    first: int | None = Field(default=None, ge=0, lt=2**31, description="Default: the next place")
+    count: int = Field(default=1_000, ge=1, le=MAX_IDS)
+
+
 class LinesQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     after: int = Field(default=-1, ge=-1, lt=2**31, description="Those behind this index")
     limit: int | None = Field(default=None, ge=1, le=2**31, description="At most so many")
-
-
-class IdsQuery(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    first: int | None = Field(
-        default=None, ge=0, lt=2**31, description="The first place; default: the next one"
-    )
-    count: int = Field(default=1_000, ge=1, le=MAX_IDS)
 
 
 Place = Annotated[str, Path(pattern=_PLACE, description="A batch's id, or: rolling")]
@@ -140,6 +138,24 @@ def trust_router(gateway: Gateway) -> APIRouter:
         view = await trust().batch(context.who.workspace_id, batch, timeout_s=left(context))
         return view_answer(view)
 
+    @router.get(
+        "/batches/{batch}/ids",
+        summary="Ids of certificates ahead, for messages that are to show their own",
+        responses=good(AheadIds, "Of the batch's next places; nothing is reserved")
+        | problems(404, 409, engine=True),
+        response_class=Json,
+    )
+    async def ids(request: Request, batch: UUID, query: Annotated[IdsQuery, Query()]) -> Response:
+        context = context_of(request)
+        ahead = await trust().ids(
+            context.who.workspace_id,
+            batch,
+            first=query.first,
+            count=query.count,
+            timeout_s=left(context),
+        )
+        return view_answer(ahead)
+
     @router.post(
         "/batches/{batch}/messages",
         summary="More messages for a batch that is open; rolling: single mails",
@@ -176,24 +192,6 @@ def trust_router(gateway: Gateway) -> APIRouter:
         # Its first page before the status goes out: what fails at once fails as an error.
         first = await anext(pages, b"")
         return StreamingResponse(_after(first, pages), media_type=NDJSON)
-
-    @router.get(
-        "/batches/{batch}/ids",
-        summary="Ids of the next certificates, for messages that are to show their own",
-        responses=good(AheadIds, "Nothing is reserved: a line that names its id must get its place")
-        | problems(404, 409, engine=True),
-        response_class=Json,
-    )
-    async def ids(request: Request, batch: UUID, query: Annotated[IdsQuery, Query()]) -> Response:
-        context = context_of(request)
-        ahead = await trust().ids(
-            context.who.workspace_id,
-            batch,
-            first=query.first,
-            count=query.count,
-            timeout_s=left(context),
-        )
-        return view_answer(ahead)
 
     @router.get(
         "/batches/{batch}/events",
