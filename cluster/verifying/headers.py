@@ -111,14 +111,22 @@ def _asked(url: str, receipt: Receipt, http: httpx.Client) -> list[Sighting]:
                 continue  # verification says what is wrong with it
     if not headers:
         return []
-    final = _block(http, url, "finalized")
-    horizon = _number(final.get("number"), url) if final else -1
+    horizon = _finalized(http, url)
     found = []
     for header in headers:
         block = _block(http, url, hex(header.number))
         if block and str(block.get("hash")).lower() == f"0x{header.hash.hex()}":
             found.append(Sighting(url, chain, header.hash, header.number <= horizon))
     return found
+
+
+def _finalized(http: httpx.Client, url: str) -> int:
+    """Height up to which blocks are final; -1 where the node knows no such tag."""
+    try:
+        block = _block(http, url, "finalized")
+    except Failure:
+        return -1
+    return _number(block.get("number"), url) if block else -1
 
 
 def _block(http: httpx.Client, url: str, number: str) -> dict[str, Any] | None:

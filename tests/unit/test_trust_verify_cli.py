@@ -462,6 +462,22 @@ def test_a_quorum_of_nodes(home: Path, papers: Papers, run: Any, sites: list[Sit
     assert run(*give, "--headers", f"quorum:{one},{one}/2")[0] == USAGE
 
 
+def test_a_node_that_knows_no_final_blocks(
+    home: Path, papers: Papers, run: Any, sites: list[Site]
+) -> None:
+    sent = write(home / "m.eml", attached(papers.raw, papers.certificate.to_json()))
+    receipt = write(home / "r.json", papers.receipt.to_json())
+    url = node(sites[0], papers)
+    by_number = sites[0].rpc["eth_getBlockByNumber"]
+    give = (sent, "--key", papers.key, "--receipt", receipt, "--headers", f"node:{url}")
+    for finalized in (None, "nonsense"):
+        sites[0].rpc["eth_getBlockByNumber"] = lambda number, full, told=finalized: (
+            told if number == "finalized" else by_number(number, full)
+        )
+        assert run(*give)[0] == 0
+        assert run(*give, "--final")[0] == UNHEALTHY
+
+
 def test_a_node_of_another_chain_knows_nothing(
     home: Path, papers: Papers, run: Any, sites: list[Site]
 ) -> None:
