@@ -21,6 +21,7 @@ from mesh.storage.anchor_rows import (
     ANCHORS,
     ATTEMPTS,
     CLOSE_NONCE,
+    GAPS,
     NEXT_NONCES,
     OPEN_ROOTS,
     PUT_ANCHOR,
@@ -120,6 +121,10 @@ class PostgresAnchorLedger:
                     (row["network"], row["address"]): row["next"]
                     for row in await connection.fetch(NEXT_NONCES)
                 },
+                gaps=tuple(
+                    (row["network"], row["address"], row["first"], row["until"])
+                    for row in await connection.fetch(GAPS)
+                ),
             )
 
         return await self._db.transact(work)

@@ -31,6 +31,13 @@ ORDER BY a.network, a.address, a.nonce, (a.tx = n.tx) NULLS FIRST, a.signed_at, 
 NEXT_NONCES = """
 SELECT network, address, max(nonce) + 1 AS next FROM chain_nonces GROUP BY network, address
 """
+GAPS = """
+SELECT network, address, before + 1 AS first, nonce AS until FROM (
+    SELECT network, address, nonce,
+        coalesce(lag(nonce) OVER (PARTITION BY network, address ORDER BY nonce), -1) AS before
+    FROM chain_nonces
+) AS known WHERE nonce > before + 1
+"""
 # A nonce whose root another network has may be given to a new root, never once it is closed.
 ADD_NONCE = """
 INSERT INTO chain_nonces AS known (network, address, nonce, root) VALUES ($1, $2, $3, $4)

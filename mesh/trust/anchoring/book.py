@@ -5,6 +5,7 @@ Roots and their rows are seen by all networks; the nonces of a network belong to
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -80,10 +81,15 @@ class NetworkBook:
         self.network = network
         self.slots: dict[tuple[bytes, int | None, bytes | None], Slot] = {}
         self._next: dict[bytes, int] = {}
+        self._gaps: list[tuple[bytes, int, int]] = []
+        """Address, first nonce and end of what was never given away below what was."""
 
     def load(self, loaded: Loaded) -> None:
         self.slots = {}
         self._next = {a: n for (name, a), n in loaded.next_nonces.items() if name == self.network}
+        self._gaps = [
+            (a, first, end) for name, a, first, end in loaded.gaps if name == self.network
+        ]
         for attempt in loaded.attempts:
             if attempt.network == self.network:
                 self._add(attempt)
@@ -120,6 +126,8 @@ class NetworkBook:
         slot.attempts.append(attempt)
         slot.heard = slot.pressed = False
         known = self._next.get(attempt.address, 0)
+        if attempt.nonce > known:
+            self._gaps.append((attempt.address, known, attempt.nonce))
         self._next[attempt.address] = max(known, attempt.nonce + 1)
         return slot
 
@@ -134,6 +142,17 @@ class NetworkBook:
     def next_nonce(self, address: bytes) -> int:
         """One more than the highest that was ever given away."""
         return self._next.get(address, 0)
+
+    def missing(self, address: bytes, nonce: int) -> bool:
+        """The chain waits for a nonce that was never given away, and we wait for a later one: a
+        foreign transaction had it, and is not on the chain any more."""
+        if any(slot.address == address and slot.nonce == nonce for slot in self.slots.values()):
+            return False
+        waits = any(
+            slot.address == address and slot.nonce is not None and slot.nonce > nonce
+            for slot in self.slots.values()
+        )
+        return waits and any(a == address and i <= nonce < j for a, i, j in self._gaps)
 
     def ordered(self) -> list[Slot]:
         """By account and nonce: the chain takes them in this order."""
@@ -159,16 +178,17 @@ class Roots:
         self.needed = needed
         self.wanted: dict[bytes, WantedRoot] = {}
         self.settled: set[bytes] = set()
+        self.writing = asyncio.Lock()
+        """Held while the ledger is written or read anew, until the books say the same."""
         self._rows: dict[bytes, dict[str, AnchorRow]] = {}
 
-    def load(self, loaded: Loaded, network: str | None = None) -> None:
-        """``network``: of no other are rows taken over, whose own loops know them better."""
+    def load(self, loaded: Loaded) -> None:
+        """What was read while nobody wrote."""
         self.add(loaded.roots)
         self.settled -= {root.root for root in loaded.roots} - loaded.settled
         self.settled |= loaded.settled
         for row in loaded.anchors:
-            if network in (None, row.network):
-                self._rows.setdefault(row.root, {})[row.network] = row
+            self._rows.setdefault(row.root, {})[row.network] = row
 
     def add(self, roots: Iterable[WantedRoot]) -> int:
         """Those that were not known; how many."""
@@ -198,6 +218,9 @@ class Roots:
             for root in self.wanted
             if root not in self.settled and self.finals(root) >= self.needed
         ]
+
+    def is_open(self, root: bytes) -> bool:
+        return root in self.wanted and root not in self.settled
 
     def unsettled(self) -> Iterator[WantedRoot]:
         """In the order in which they came."""

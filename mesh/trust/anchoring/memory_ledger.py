@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from mesh.contracts.networks import AnchorState
@@ -64,6 +64,7 @@ class MemoryLedger:
             anchors=tuple(row for (root, _), row in rows.anchors.items() if root in shown),
             attempts=tuple(attempts),
             next_nonces=following,
+            gaps=tuple(_gaps({_place(attempt) for attempt in rows.attempts.values()})),
         )
 
     async def waiting(self, limit: int) -> list[WantedRoot]:
@@ -151,6 +152,15 @@ class MemoryLedger:
 
 
 _LOST = (AnchorState.SUBMITTED, AnchorState.CONFIRMED, AnchorState.FINAL)
+
+
+def _gaps(places: set[Place]) -> Iterator[tuple[str, bytes, int, int]]:
+    last: tuple[str, bytes, int] | None = None
+    for place in sorted(places):
+        before = last[2] if last is not None and last[:2] == place[:2] else -1
+        if place[2] > before + 1:
+            yield place[0], place[1], before + 1, place[2]
+        last = place
 
 
 def _place(attempt: Attempt) -> Place:

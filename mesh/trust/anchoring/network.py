@@ -68,6 +68,7 @@ class Network:
         self._refused_at = float("-inf")
         """Monotonic: when a first transaction could not be made for lack of money or the like."""
         self._reopened = 0
+        self._gap_since: float | None = None
 
     def standing(self, root: bytes) -> Standing:
         """How far the root is here."""
@@ -101,7 +102,7 @@ class Network:
         """One look at the chain, and what follows from it. Raises Fenced; anything else it notes
         and raises, to be tried again."""
         if self._stale:
-            self.load(await self._ledger.load())
+            await self._reload()
         try:
             await self._poll()
         except (MailyError, TimeoutError) as error:
@@ -109,9 +110,13 @@ class Network:
                 self.link.failed(error)
             raise
 
+    async def _reload(self) -> None:
+        async with self.roots.writing:
+            self.load(await self._ledger.load())
+
     def load(self, loaded: Loaded) -> None:
         """The ledger's content."""
-        self.roots.load(loaded, self.name)
+        self.roots.load(loaded)
         self.book.load(loaded)
         self._stale = False
 
@@ -126,13 +131,14 @@ class Network:
         }
 
     async def _write(self, step: Step) -> None:
-        try:
-            await self._ledger.write(step)
-        except BaseException:
-            self._stale = True  # it may be written, or not
-            raise
-        self.book.apply(step)
-        self.roots.apply(step)
+        async with self.roots.writing:
+            try:
+                await self._ledger.write(step)
+            except BaseException:
+                self._stale = True  # it may be written, or not
+                raise
+            self.book.apply(step)
+            self.roots.apply(step)
 
     async def _poll(self) -> None:
         was_down = self.link.down_since is not None
@@ -154,6 +160,7 @@ class Network:
         await self.link.check_balance(self.signing.wallet.address)
         for slot in self.book.ordered():
             await self._step(slot, head)
+        await self._fill_gap()
         await self.signing.count_spent()
         await self._begin()
 
@@ -181,12 +188,24 @@ class Network:
         floor = min((n for n in mine if n is not None), default=self.book.next_nonce(address))
         if there >= floor:
             return False
-        self._stale = True
-        count = await self._ledger.reopen(self.name, address, there, self.link.clock.now())
+        async with self.roots.writing:
+            self._stale = True
+            count = await self._ledger.reopen(self.name, address, there, self.link.clock.now())
         self._reopened += count
         log.warning("network.lost_blocks", network=self.name, nonces=count)
-        self.load(await self._ledger.load())
+        await self._reload()
         return True
+
+    async def _fill_gap(self) -> None:
+        address = self.signing.wallet.address
+        now, nonce = self.link.clock.monotonic(), self.link.nonces[address]
+        if not self.book.missing(address, nonce):
+            self._gap_since = None
+            return
+        if self._gap_since is None:
+            self._gap_since = now
+        elif now - self._gap_since >= self.options.orphan_grace_s:  # no other node's old view
+            await self.signing.fill(nonce)
 
     async def _step(self, slot: Slot, head: Head) -> None:
         if slot.inclusion is not None:
@@ -258,8 +277,12 @@ class Network:
             pending = sum(slot.inclusion is None for slot in self.book.slots.values())
             if begun >= NEW_AT_ONCE or pending >= self.options.max_in_flight:
                 return
+            if not self.roots.is_open(wanted.root):
+                continue  # settled while another was begun
             here = self.standing(wanted.root)
-            if here.reached is not Reached.NOTHING or here.barred:
+            row = self.roots.row(wanted.root, self.name)
+            fresh = row is None or row.state is AnchorState.WAITING
+            if here.reached is not Reached.NOTHING or here.barred or not fresh:
                 continue
             if self.name not in self._chosen(wanted.root):
                 continue

@@ -30,7 +30,7 @@ class Attempt:
     address: bytes
     nonce: int
     root: bytes | None
-    """None: it deploys the registry."""
+    """None: it deploys the registry, or fills a gap."""
     raw: bytes
     gas: int
     max_fee: int
@@ -116,6 +116,8 @@ class Loaded:
     """Of open nonces, oldest first."""
     next_nonces: dict[tuple[str, bytes], int] = field(default_factory=dict)
     """By network and address: one more than the highest that was ever given away."""
+    gaps: tuple[tuple[str, bytes, int, int], ...] = ()
+    """Network, address, first nonce and end of those below that never were."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,14 +119,13 @@ class Anchoring:
     async def _load(self) -> None:
         while True:
             try:
-                loaded = await self._ledger.load()
+                loaded = await self._ledger.load()  # nobody writes yet
             except Fenced:
                 raise
             except (MailyError, TimeoutError) as error:
                 log.info("anchoring.waits", error=str(error))
                 await self._clock.sleep(INTAKE_S)
                 continue
-            self._roots.load(loaded)
             for network in self._networks:
                 network.load(loaded)
             return
@@ -146,8 +145,9 @@ class Anchoring:
         ripe = tuple(self._roots.ripe())
         if ripe:
             step = Step(settled=ripe)
-            await self._ledger.write(step)
-            self._roots.apply(step)
+            async with self._roots.writing:
+                await self._ledger.write(step)
+                self._roots.apply(step)
             self._settled += len(ripe)
         self._roots.forget(
             root

@@ -25,6 +25,8 @@ log = get_logger("trust.signing")
 
 DAY_S = 86_400.0
 SPARE_GAS = 5_000
+PLAIN_GAS = 30_000
+"""Of a transaction that does nothing; what is not used is not paid."""
 MAX_GAS = 1_000_000
 """More for one root is a mistake, or an attack."""
 FRESH_S = 60.0
@@ -98,7 +100,15 @@ class Signing:
         return False
 
     def _deployment(self) -> Slot | None:
-        return next((slot for slot in self._book.slots.values() if slot.root is None), None)
+        deploys = registry.deploy_data()
+        return next(
+            (
+                slot
+                for slot in self._book.slots.values()
+                if slot.root is None and any(deploys in a.raw for a in slot.attempts)
+            ),
+            None,
+        )
 
     async def count_spent(self) -> None:
         """Once a day."""
@@ -209,6 +219,26 @@ class Signing:
         )
         await self._write(Step(attempts=(attempt,)))
 
+    async def fill(self, nonce: int) -> None:
+        """Use up a nonce that nobody has, so that those after it get on."""
+        self._link.alarm("foreign_nonce", True)
+        offer = fees.first(await self._link.market(), self._options)
+        if offer is None:
+            return
+        await self._attempt(
+            None,
+            nonce,
+            Unsigned(
+                self._options.chain_id,
+                nonce,
+                self.wallet.address,
+                b"",
+                PLAIN_GAS,
+                offer.max_fee,
+                offer.tip,
+            ),
+        )
+
     async def replace(self, slot: Slot) -> bool:
         """A successor with a higher fee for the last attempt. False: above a limit."""
         last = slot.attempts[-1]
@@ -224,7 +254,7 @@ class Signing:
         self._link.alarm("budget_spent", short)
         if short:
             return False
-        to, data = self._target(last.root)
+        to, data = self._target(last)
         await self._attempt(
             last.root,
             last.nonce,
@@ -240,10 +270,13 @@ class Signing:
         assert attempt.root is not None
         return registry.anchor_data(attempt.root) in attempt.raw
 
-    def _target(self, root: bytes | None) -> tuple[bytes, bytes]:
+    def _target(self, attempt: Attempt) -> tuple[bytes, bytes]:
+        """Where to and with what, as it was the first time."""
+        root = attempt.root
         if root is None:
-            return registry.FACTORY, registry.deploy_data()
-        if self.method == "event":
+            deploys = registry.deploy_data()
+            return (registry.FACTORY, deploys) if deploys in attempt.raw else (attempt.address, b"")
+        if self.is_event(attempt):
             return self.contract, registry.anchor_data(root)
         return self.wallet.address, root
 
