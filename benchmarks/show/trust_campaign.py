@@ -58,7 +58,7 @@ async def run(instance: Instance, full: bool) -> list[Claim]:
         transactions = await node.nonce(account) - before
         logs = await node.logs(sent.root)
         chosen = random.Random(campaign.seed).sample(range(count), sample)
-        listed, lines = await _list(trust, sent.batch, set(chosen))
+        listed, found = await _list(trust, campaign, sent.batch, count, set(chosen))
         claims = [
             Claim(
                 f"a campaign of {count:,} messages, streamed as NDJSON",
@@ -83,7 +83,7 @@ async def run(instance: Instance, full: bool) -> list[Claim]:
                 watch.samples > 0 and "trust host" in watch.peaks,
             ),
         ]
-        claims += await _verified(trust, node, campaign, sent, lines)
+        claims += await _verified(trust, node, campaign, sent, found)
     return claims
 
 
@@ -111,11 +111,13 @@ async def send(trust: Trust, campaign: Campaign, count: int) -> Sent:
 
 
 async def _list(
-    trust: Trust, batch: str, chosen: set[int]
-) -> tuple[int, dict[int, dict[str, Any]]]:
-    """How many certificates the batch lists, each index once and in order, and the chosen ones."""
-    found: dict[int, dict[str, Any]] = {}
-    count = 0
+    trust: Trust, campaign: Campaign, batch: str, count: int, chosen: set[int]
+) -> tuple[int, dict[int, str]]:
+    """How many messages of the campaign have their certificate, each once; ids of the chosen."""
+    found: dict[int, str] = {}
+    seen = bytearray(count)
+    head = f"<{campaign.seed}."
+    lines = 0
     async with trust.session.get(
         f"{trust.instance.url}/v1/trust/batches/{batch}/certificates",
         headers=trust.headers(),
@@ -124,19 +126,19 @@ async def _list(
         if response.status != 200:
             raise Refused(response.status, await response.text())
         async for text in response.content:
-            if not text.strip():
-                continue
             line = json.loads(text)
-            if line["index"] != count:
-                raise RuntimeError(f"index {line['index']} is listed at place {count}")
-            count += 1
-            if line["index"] in chosen:
-                found[line["index"]] = line
-    return count, found
+            number = int(line["message_id"].removeprefix(head).partition("@")[0])
+            if line["index"] != lines or seen[number]:
+                raise RuntimeError(f"listed twice, or out of order: {line}")
+            lines += 1
+            seen[number] = 1
+            if number in chosen:
+                found[number] = line["id"]
+    return lines, found
 
 
 async def _verified(
-    trust: Trust, node: Node, campaign: Campaign, sent: Sent, lines: dict[int, dict[str, Any]]
+    trust: Trust, node: Node, campaign: Campaign, sent: Sent, chosen: dict[int, str]
 ) -> list[Claim]:
     """Both forms of each chosen certificate, by all three."""
     known = Known(
@@ -145,12 +147,10 @@ async def _verified(
         tuple([await _block(node, anchor) for anchor in sent.anchors]),
     )
     papers: dict[str, list[Papers]] = {"json": [], "cbor": []}
-    for index, line in sorted(lines.items()):
-        mail = campaign.mail(index)
-        if line["message_id"] != f"<{campaign.seed}.{index}@{campaign.domain}>":
-            raise RuntimeError(f"certificate {index} is of {line['message_id']}")
+    for number, certificate in sorted(chosen.items()):
+        mail = campaign.mail(number)
         for form, batch in papers.items():
-            data = await trust.form(line["id"], form)
+            data = await trust.form(certificate, form)
             batch.append(Papers(data, mail.raw, mail.recipient))
     every = papers["json"] + papers["cbor"]
     expected: list[Answer] = [(True, "exact", "final")] * len(every)
@@ -162,8 +162,8 @@ async def _verified(
     try:
         async with trust_verifiers.chromium() as browser:
             page = await browser.new_page()
-            first = next(iter(lines.values()))
-            await page.goto(f"{trust.instance.url}/verify/{first['id']}")
+            first = next(iter(chosen.values()))
+            await page.goto(f"{trust.instance.url}/verify/{first}")
             found["the page in Chromium"] = await trust_verifiers.in_page(page, every, known)
     except RuntimeError as error:  # no browser: the claim falls short
         problem = f"; {error}"

@@ -53,19 +53,17 @@ BLOCK_EVERY_S = 0.5
 QUICK_S, FULL_S = 240.0, 1_800.0
 """No further kill of a step begins after so long."""
 QUICK_INGEST, FULL_INGEST = 3, 12
-DEV_KEY = "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80"
-"""Of the first account that every development node of this kind gives money to."""
 
 
 def settings() -> dict[str, str]:
-    """The node is reached over a port of ours."""
+    """The embedded node, reached over a port of ours."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     network = {
         "url": f"http://127.0.0.1:{port}",
         "chain_id": 31_337,
-        "key": DEV_KEY,
+        "development": True,
         "poll_s": 0.3,
         "timeout_s": 3.0,
         "confirmations": 1,
