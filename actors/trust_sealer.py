@@ -111,20 +111,23 @@ class Sealer:
             finally:
                 gate.release()
 
-        async with asyncio.TaskGroup() as group:
+        try:
             buffer = bytearray()
             async for leaves in self._leaves.leaves(batch.id, batch.size):
                 await asyncio.to_thread(distinct.add, leaves)
                 buffer += leaves
                 while len(buffer) >= RANGE * HASH_BYTES:
                     await gate.acquire()
-                    part = bytes(buffer[: RANGE * HASH_BYTES])
+                    tasks.append(asyncio.create_task(fold(bytes(buffer[: RANGE * HASH_BYTES]))))
                     del buffer[: RANGE * HASH_BYTES]
-                    tasks.append(group.create_task(fold(part)))
             if buffer:
                 await gate.acquire()
-                tasks.append(group.create_task(fold(bytes(buffer))))
-        units = b"".join(task.result() for task in tasks)
+                tasks.append(asyncio.create_task(fold(bytes(buffer))))
+            units = b"".join(await asyncio.gather(*tasks))
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
         if suspects := await asyncio.to_thread(distinct.suspects):
             await self._compare(batch, suspects)
         return await asyncio.to_thread(StoredTree.build, batch.size, units)
