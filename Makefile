@@ -13,7 +13,8 @@ TORCH := $(shell sed -n 's/^  "\(torch==[^"]*\)",$$/\1/p' pyproject.toml)
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-slow install install-dev fetch up down lint format types imports \
-	bench bench-mesh bench-llm bench-memory bench-streams bench-agents test-vllm \
+	bench bench-mesh bench-llm bench-memory bench-streams bench-agents bench-trust \
+	test-vllm \
 	show-gateway show-mesh show-trust lock clean
 
 help: ## this list
@@ -110,6 +111,9 @@ bench-streams: install-dev ## a thousand readers over reconnect storms
 
 bench-agents: install-dev ## two hundred briefs: validity, repairs, diversity
 	$(BIN)/python -m benchmarks.agents $(if $(FULL),--full)
+
+bench-trust: install-dev ## leaves, proofs, certificates and gas beside pymerkle, OpenTimestamps, DKIM
+	$(BIN)/python -m benchmarks.trust $(if $(FULL),--full)
 
 show-gateway: install-dev ## every claim measured on a running instance (FULL=1: full sizes)
 	$(BIN)/python -m benchmarks.show.gateway $(if $(FULL),--full)
