@@ -23,6 +23,7 @@ from cluster.cli import (
     replay,
     status,
     trace,
+    trust,
     up,
     verify,
     write,
@@ -79,6 +80,7 @@ app.add_typer(key.app, name="key")
 app.add_typer(budget.app, name="budget")
 app.add_typer(job.app, name="job")
 app.add_typer(memory.app, name="memory")
+app.add_typer(trust.app, name="trust")
 
 
 def main() -> None:
