@@ -3,7 +3,7 @@
 import { bytesOf, compare, fromBase64Letters, lenientUtf8, strictUtf8, utf8 } from "./bytes.js";
 import { InvalidInput } from "./errors.js";
 import { parse } from "./json.js";
-import { nfkc } from "./unicode.js";
+import { lowerCase, nfkc } from "./unicode.js";
 import { sha256 } from "./sha256.js";
 
 const MAX_UNWRAPS = 5;
@@ -172,7 +172,7 @@ function webOrigin(scheme, rest) {
 
 function hostOf(text) {
   const written = HOST.exec(text)[0];
-  const host = nfkc(written).toLowerCase().replace(/^\.+/, "");
+  const host = lowerCase(nfkc(written)).replace(/^\.+/, "");
   let end = host.length;
   while (end > 0 && host[end - 1] === ".") end--;
   return { host: host.slice(0, end), length: written.length };

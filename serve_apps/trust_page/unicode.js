@@ -1,4 +1,5 @@
-// NFKC of Unicode 14, whatever the browser's version: characters that came later stay as they are.
+// NFKC and lower case of Unicode 14, whatever the browser's version: characters that came later stay
+// as they are.
 
 import { UNASSIGNED } from "./table_unassigned.js";
 
@@ -16,8 +17,14 @@ function pattern() {
 }
 
 export function nfkc(text) {
-  if (/^[\u0000-\u007f]*$/.test(text)) return text;
-  const pieces = text.split(LATER);
-  if (pieces.length === 1) return text.normalize("NFKC");
-  return pieces.map((piece, at) => (at % 2 ? piece : piece.normalize("NFKC"))).join("");
+  return /^[\u0000-\u007f]*$/.test(text) ? text : known(text, (piece) => piece.normalize("NFKC"));
+}
+
+export function lowerCase(text) {
+  return known(text, (piece) => piece.toLowerCase());
+}
+
+/** The text with the pieces between later characters changed. */
+function known(text, change) {
+  return text.split(LATER).map((piece, at) => (at % 2 ? piece : change(piece))).join("");
 }

@@ -197,7 +197,7 @@ class Message:
             self.links.append((len(self.seen), origin))
 
     def add(self, text: str) -> None:
-        folded = INVISIBLE.sub("", unicodedata.normalize("NFKC", text))
+        folded = INVISIBLE.sub("", nfkc(text))
         self.seen += folded.encode("utf-8", "replace")
 
 
@@ -207,6 +207,15 @@ INVISIBLE = re.compile(
     "[\0-\x20\x7f-\xa0\xad\u034f\u115f\u1160\u1680\u17b4\u17b5\u180b-\u180f\u2000-\u200d\u2028"
     "\u2029\u202f\u205f-\u2065\u206a-\u206f\u2800\u3000\u3164\ufe00-\ufe0f\ufeff\uffa0"
     "\ufff9-\ufffb\U000e0000-\U000e0fff]"
+)
+# Python of other years knows more of Unicode: what came after version 14 and would fold stays.
+LATER = re.compile(
+    "([\u0897\u1acf-\u1add\u1ae0-\u1aeb\ua7f1\U000105d2\U000105da\U00010d69-\U00010d6d"
+    "\U00010efa\U00010efb\U00010efd-\U00010eff\U00011382\U00011384\U0001138b\U00011390\U000113b8"
+    "\U000113bb\U000113c2\U000113c9\U000113ce-\U000113d0\U00011f41\U00011f42\U0001611e-\U00016120"
+    "\U00016129\U0001612f\U00016d63\U00016d67\U0001ccd6-\U0001ccf9\U0001e030-\U0001e06d"
+    "\U0001e08f\U0001e4ec-\U0001e4ef\U0001e5ee\U0001e5ef\U0001e6e3\U0001e6e6\U0001e6ee\U0001e6ef"
+    "\U0001e6f5]+)"
 )
 URL = re.compile(
     r"(?ai)https?://[^<>\"\x00-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+"
@@ -228,6 +237,12 @@ CHARSETS = {
     "utf-16le": "utf-16-le",
     "utf-16be": "utf-16-be",
 }
+
+
+def nfkc(text: str) -> str:
+    pieces = LATER.split(text)
+    pieces[::2] = [unicodedata.normalize("NFKC", piece) for piece in pieces[::2]]
+    return "".join(pieces)
 
 
 def shown(
@@ -436,7 +451,7 @@ def host_of(text: str) -> tuple[str, str]:
     """(host, what follows it)."""
     match = re.match(r"\[[^\]]*\]|(?:[A-Za-z0-9._-]|[^\0-\x7f])*", text)
     assert match
-    return unicodedata.normalize("NFKC", match[0]).lower().strip("."), text[match.end() :]
+    return nfkc(match[0]).lower().strip("."), text[match.end() :]
 
 
 def origin_of(url: str) -> str | None:
