@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from mesh.core.settings import Settings
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Answer as JSON on standard output.")]
+
+_STEERING = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 out = Console()
 err = Console(stderr=True)
@@ -73,8 +76,10 @@ def load_resolved(flags: dict[str, Any] | None = None) -> tuple[Settings, Layout
 
 
 def answer(value: Any) -> None:
-    """One JSON document on standard output."""
-    sys.stdout.write(json.dumps(value, indent=2, default=str, ensure_ascii=False) + "\n")
+    """One JSON document on standard output. Letters stand as they are; what would steer a terminal
+    or turn the direction of reading is escaped."""
+    text = json.dumps(value, indent=2, default=str, ensure_ascii=False)
+    sys.stdout.write(_STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
     sys.stdout.flush()
 
 

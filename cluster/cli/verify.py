@@ -115,6 +115,9 @@ def verify(
         wanted, where = _keys(wanted, source, home)
         outcomes = _judge(messages, Judge(wanted, source, http))
     codes = [_code(outcome, exact=exact, final=final) for outcome in outcomes]
+    for outcome, code in zip(outcomes, codes, strict=True):
+        if code and outcome.verdict and outcome.verdict.holds:
+            outcome.notes.append("it holds, but not as strictly as was asked: --exact, --final")
     if json:
         told = [
             outcome.as_json() | {"exit_code": code}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import httpx
@@ -11,6 +12,9 @@ from cluster.failures import NO_NETWORK, USAGE, Failure
 
 MAX_BYTES = 8 << 20
 TIMEOUT_S = 10.0
+"""For the next bytes of an answer."""
+DEADLINE_S = 30.0
+"""For all of an answer, however slowly it drips."""
 
 
 def client() -> httpx.Client:
@@ -20,12 +24,16 @@ def client() -> httpx.Client:
 def fetch(
     http: httpx.Client, method: str, url: str, *, body: Any = None, limit: int = MAX_BYTES
 ) -> tuple[int, bytes]:
-    """Status and body. Raises Failure when nobody answers, or with more than ``limit`` bytes."""
+    """Status and body. Raises Failure when nobody answers in time, or with more than ``limit``
+    bytes."""
+    until = time.monotonic() + DEADLINE_S
     try:
         with http.stream(method, url, json=body) as answer:
             data = b""
             for piece in answer.iter_bytes():
                 data += piece
+                if time.monotonic() > until:
+                    raise Failure(f"{url} takes longer than {DEADLINE_S:.0f} s", "", NO_NETWORK)
                 if len(data) > limit:
                     raise Failure(f"{url} answered with more than {limit} bytes", "", NO_NETWORK)
             return answer.status_code, data

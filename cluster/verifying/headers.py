@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,11 +90,13 @@ def policy(
         return HeaderPolicy("pinned", pinned=spec.pinned), []
     seen: list[Sighting] = []
     silent: list[str] = []
-    for url in spec.urls:
-        try:
-            seen += _asked(url, receipt, http)
-        except Failure as failure:
-            silent.append(failure.message)
+    with ThreadPoolExecutor(len(spec.urls)) as pool:  # a silent one keeps nobody waiting
+        asking = [pool.submit(_asked, url, receipt, http) for url in spec.urls]
+        for answer in asking:
+            try:
+                seen += answer.result()
+            except Failure as failure:
+                silent.append(failure.message)
     made = HeaderPolicy(
         spec.trust, sources=frozenset(spec.urls), need=spec.need, sightings=tuple(seen)
     )

@@ -510,3 +510,29 @@ def test_who_does_not_answer_is_told(
     sites[1].answers = {"/v1/trust/keys": b"[]"}
     assert run(sent, "--server", sites[1].url)[0] == NO_NETWORK
     assert run(sent, "--server", sites[2].url)[0] == NO_NETWORK
+
+
+def test_an_answer_that_drips_for_ever_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, papers: Papers, sites: list[Site]
+) -> None:
+    from cluster.failures import Failure
+    from cluster.verifying import fetch
+
+    url = instance(sites[0], papers)
+    monkeypatch.setattr(fetch, "DEADLINE_S", -1.0)
+    with fetch.client() as http, pytest.raises(Failure, match="takes longer"):
+        fetch.fetch(http, "GET", f"{url}/v1/trust/keys")
+    monkeypatch.undo()
+    with fetch.client() as http, pytest.raises(Failure, match="more than 5 bytes"):
+        fetch.fetch(http, "GET", f"{url}/v1/trust/keys", limit=5)
+
+
+def test_json_does_not_steer_a_terminal(home: Path, papers: Papers, run: Any) -> None:
+    added = "Sunday. \x9b31m and \u202eback Größe".encode()
+    sent = write(home / "m.eml", papers.raw.replace(b"Sunday.", added))
+    give = ("-c", write(home / "c.json", papers.certificate.to_json()), "--key", papers.key)
+    code, text = run(sent, *give, "--json")
+    assert code == 0
+    assert not any(mark in text for mark in "\x9b\u202e")
+    assert "Größe" in text
+    assert "\u202e" in json.loads(text)["added_after"]
