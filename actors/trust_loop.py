@@ -220,16 +220,16 @@ class TrustLoop:
             for batch in due:
                 self._closing(batch)
 
+    async def finish_erasures(self, older_than_s: float) -> None:
+        """What a process that died had begun to erase leaves the disk."""
+        begun = await self._parts.erasures.unscrubbed(older_than_s)
+        if begun and (await self._parts.scrubber.scrub(set(begun.values()))).keys:
+            await self._parts.erasures.scrubbed([*begun])
+
     async def _erasures(self) -> None:
-        """Finish what a process that died had begun to erase."""
-        wait = self._options.erasures_s
         while True:
-            await self._parts.clock.sleep(wait)
+            await self._parts.clock.sleep(self._options.erasures_s)
             try:
-                begun = await self._parts.erasures.unscrubbed(wait)
-                if begun:
-                    done = await self._parts.scrubber.scrub(set(begun.values()))
-                    if done.keys:
-                        await self._parts.erasures.scrubbed([*begun])
+                await self.finish_erasures(self._options.erasures_s)
             except MailyError as error:
                 log.info("erasures.wait", error=type(error).__name__)

@@ -38,6 +38,8 @@ class MarkIndex:
 
     def add(self, keys: Keys, first: int) -> None:
         """The indexes of ``keys`` begin with ``first``."""
+        if not len(keys):
+            return
         places = np.arange(first, first + len(keys), dtype=np.uint32)
         order = np.argsort(keys, kind="stable")
         run = keys[order], places[order]
