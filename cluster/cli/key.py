@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from mesh.core.settings import Settings
     from mesh.security.keys import KeyInfo, KeyService
     from mesh.storage.pool import Database
+    from mesh.storage.trust_keys import TrustKey
 
-app = typer.Typer(help="API keys, and the keys that sign tokens.", no_args_is_help=True)
+app = typer.Typer(help="API keys, and keys that sign tokens and checkpoints.", no_args_is_help=True)
 
 Workspace = Annotated[str | None, typer.Option(help="Only this workspace's.")]
 
@@ -114,6 +115,38 @@ def rotate_signing(
     out.print(f"Tokens are signed by {kid} from now on.")
     if not told:
         err.print("[yellow]The gateways could not be told: they notice within a minute.[/]")
+
+
+@app.command("rotate-trust")
+def rotate_trust(
+    retire: Annotated[
+        bool,
+        typer.Option(
+            help="The keys before never sign again. Without it they sign beside the new one, so "
+            "that readers who know them alone go on as before."
+        ),
+    ] = False,
+    json: JsonFlag = False,
+) -> None:
+    """Sign checkpoints with a new key from now on. What was signed stays valid."""
+    settings, _ = load_resolved()
+    made, keys = asyncio.run(_rotate_trust(settings, retire))
+    live = [str(item.key) for item in keys if item.retired_at is None]
+    if json:
+        answer({"key": str(made.key), "live": live, "keys": [str(item.key) for item in keys]})
+        return
+    out.print(str(made.key), highlight=False, soft_wrap=True)
+    err.print(f"[dim]signs from the next batch on, with {len(live) - 1} other keys[/]")
+
+
+async def _rotate_trust(settings: Settings, retire: bool) -> tuple[TrustKey, list[TrustKey]]:
+    from mesh.storage.trust_keys import TrustKeys
+
+    secret = settings.security.secret
+    assert secret is not None  # load_resolved fills it in
+    async with open_database(settings) as database:
+        keys = TrustKeys(database, secret.get_secret_value().encode(), settings.trust.key_name)
+        return await keys.rotate(retire=retire)
 
 
 async def _rotate(settings: Settings, overlap_s: float | None) -> tuple[str, bool]:
