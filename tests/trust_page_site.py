@@ -159,6 +159,29 @@ def running(site: Site) -> Iterator[Site]:
             else:
                 self._send(*site.answer(self.path))
 
+        def do_OPTIONS(self) -> None:
+            self.send_response(204)
+            self._allow()
+            self.end_headers()
+
+        def do_POST(self) -> None:
+            """A node that has one block, and counts it as finalized."""
+            question = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            chain, _, block = site.block.partition(":")
+            known = {"hash": f"0x{block}", "number": hex(4711)}
+            answers = {"eth_chainId": hex(int(chain)), "eth_getBlockByNumber": known}
+            site.asked.append(question["method"])
+            body = json.dumps({"jsonrpc": "2.0", "id": 1, "result": answers[question["method"]]})
+            self.send_response(200)
+            self.send_header("content-type", "application/json")
+            self._allow()
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def _allow(self) -> None:
+            self.send_header("access-control-allow-origin", "*")
+            self.send_header("access-control-allow-headers", "content-type")
+
         def _send(self, status: int, kind: str, body: bytes) -> None:
             self.send_response(status)
             self.send_header("content-type", kind)

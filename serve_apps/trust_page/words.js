@@ -73,8 +73,9 @@ function withoutMessage({ verdict, parsed, source }) {
 function withMessage({ verdict, parsed }) {
   if (!verdict.holds) return refused(verdict, parsed);
   if (verdict.recipient === "other") {
-    return say("warn", "Genuine, but sent to somebody else", "This email was certified for another " +
-      "address than the one that it shows. It may be a copy that was passed on.");
+    return say("warn", "Genuine, but for another address", "This email was certified for somebody at " +
+      "another address: it may be a copy that was passed on. If it came to an address that its To " +
+      "line does not show, enter that one below.");
   }
   if (verdict.level === Level.EXACT) {
     return say("good", "This is exactly the certified email",

@@ -156,7 +156,7 @@ def test_another_email_and_another_recipient(page: Any, site: Site) -> None:
         "This is not the certified email"
     )
     other = site.message.replace(b"anna1@example.org", b"bert@example.org")
-    assert checked(page, other) == "Genuine, but sent to somebody else"
+    assert checked(page, other) == "Genuine, but for another address"
     assert "✕ another one in your email" in page.inner_text("#facts")
 
 
@@ -167,7 +167,7 @@ def test_recipient_that_is_entered_counts(page: Any, site: Site) -> None:
     page.fill("#own-recipient", "bert@example.org")
     page.click("text=Check with these")
     page.wait_for_selector("html[data-ready='3']")
-    assert page.inner_text("#title") == "Genuine, but sent to somebody else"
+    assert page.inner_text("#title") == "Genuine, but for another address"
     assert "Not for the address that you entered." in page.inner_text("#notices")
 
 
@@ -319,6 +319,32 @@ def test_saved_page_works_alone(chromium: Any, page: Any, site: Site, tmp_path: 
     assert not tab.is_visible("#save")
     context.close()
     assert (told, site.asked) == ([], [])
+
+
+def test_saved_page_asks_the_readers_own_nodes(
+    chromium: Any, page: Any, site: Site, tmp_path: Path
+) -> None:
+    opened(page, site.url)
+    with page.expect_download() as download:
+        page.click("#save")
+    file = tmp_path / "certificate.html"
+    download.value.save_as(file)
+    context = chromium.new_context()
+    tab = opened(context.new_page(), file.as_uri())
+    tab.click("text=Whom this check trusts")
+    tab.fill("#own-nodes", f"{site.address}/node\n{site.address}/other-node")
+    tab.fill("#own-need", "2")
+    tab.click("text=Check with these")
+    tab.wait_for_selector("html[data-ready='2']")
+    assert "Recorded in block 4711 of local (final, by your own sources)" in lines(
+        tab, "#proven li"
+    )
+    assert site.asked.count("eth_chainId") == 2
+    tab.fill("#own-need", "3")
+    tab.click("text=Check with these")
+    tab.wait_for_selector("html[data-ready='3']")
+    assert "not known as its own" in tab.inner_text("#lead")
+    context.close()
 
 
 def test_without_webcrypto(page: Any, site: Site) -> None:
