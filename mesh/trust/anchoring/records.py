@@ -9,6 +9,9 @@ from uuid import UUID
 from mesh.contracts.networks import AnchorState, AnchorView
 from mesh.trust.receipt import Anchor
 
+MOST = 2**63 - 1
+"""What is shown of an amount (wei): JSON is read with 64 bits. That much or more."""
+
 
 @dataclass(frozen=True, slots=True)
 class WantedRoot:
@@ -70,7 +73,7 @@ class AnchorRow:
             block_hash=None if self.block_hash is None else f"0x{self.block_hash.hex()}",
             confirmations=self.confirmations,
             gas_used=self.gas_used,
-            fee_wei=self.fee_wei,
+            fee_wei=None if self.fee_wei is None else min(self.fee_wei, MOST),
             at=datetime.fromtimestamp(self.at, UTC),
             reason=self.reason,
         )

@@ -8,6 +8,7 @@ from mesh.contracts.networks import AnchorState, NetworkView
 from mesh.resilience.breaker import BreakerState
 from mesh.trust.anchoring.book import Roots
 from mesh.trust.anchoring.network import Network
+from mesh.trust.anchoring.records import MOST
 
 _BREAKER = {
     BreakerState.CLOSED: "closed",
@@ -58,9 +59,9 @@ def view(
             "contract": None if contract is None else f"0x{contract.hex()}",
             "method": signing.method,
             "account": f"0x{signing.wallet.address.hex()}",
-            "balance_wei": link.balance,
-            "spent_today_wei": signing.spent_today(),
-            "budget_wei": options.budget_wei,
+            "balance_wei": None if link.balance is None else min(link.balance, MOST),
+            "spent_today_wei": min(signing.spent_today(), MOST),
+            "budget_wei": min(options.budget_wei, MOST),
             "pending": len(pending),
             "oldest_pending_s": oldest,
             "alarms": sorted(alarms),

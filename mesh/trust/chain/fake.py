@@ -15,7 +15,7 @@ from eth_hash.auto import keccak
 from mesh.core.clock import Clock
 from mesh.core.errors import DeadlineExceeded, NotFound, Unavailable
 from mesh.trust import evm
-from mesh.trust.chain.fake_blocks import FakeBlock, FakeBlocks, FakeTx, fee_of
+from mesh.trust.chain.fake_blocks import RICH, FakeBlock, FakeBlocks, FakeTx, fee_of
 from mesh.trust.chain.protocol import Call, Head, Inclusion, Market, SendResult
 from mesh.trust.chain.prove import by_event, by_input
 from mesh.trust.chain.wallet import Signed, Unsigned
@@ -150,7 +150,7 @@ class FakeChain:
     async def fund(self, address: bytes, wei: int) -> None:
         await self._arrives()
         if self._development:
-            spent = self.blocks.funds.get(address, 0) - self.blocks.balance(address)
+            spent = self.blocks.funds.get(address, RICH) - self.blocks.balance(address)
             self.blocks.funds[address] = spent + wei
         await self._answer(None)
 
