@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from mesh.core.errors import InvalidInput
 from mesh.trust import jcs, leaf, merkle
 from mesh.trust.attach import compact_in, part_in, with_header, with_part
-from mesh.trust.canonical import canonicalise, headers
+from mesh.trust.canonical import canonicalise, headers, tokens
 from mesh.trust.certificate import read_cbor, read_json
 from mesh.trust.leaf import Columns, DkimKey, hash_columns, make_leaf
 from mesh.trust.merkle import Range, Tree, check_consistency, root_from_inclusion, split
@@ -200,6 +200,51 @@ def test_any_bytes_are_a_message(raw: bytes) -> None:
 @given(st.binary(max_size=300))
 def test_any_bytes_are_refused_as_a_certificate(data: bytes) -> None:
     assert not both(data, mail()).holds
+
+
+class SlowReader(tokens._Reader):
+    """Looks at every attribute of every tag."""
+
+    def _pointless(self, at: int) -> None:
+        return None
+
+
+PIECES = (
+    *(*"<>='\"/ \n&x", "<a", "<b ", "</b", "href=", "href", "action", "<!--", "-->"),
+    *("<style>", "</style>", "<title>", "</title>", "<plaintext>", "<svg>"),
+)
+SOUP = st.lists(st.sampled_from(PIECES), max_size=60)
+
+
+@settings(max_examples=400)
+@given(SOUP)
+def test_tags_read_at_once_are_read_alike(pieces: list[str]) -> None:
+    source = "".join(pieces)
+    assert list(tokens.tokens(source)) == list(SlowReader(source).read())
+
+
+@given(SOUP)
+def test_any_soup_is_the_same_to_both(pieces: list[str]) -> None:
+    raw = b"Content-Type: text/html\n\n" + "".join(pieces).encode()
+    ours, theirs = canonicalise(raw), maily_verify.Message(raw)
+    assert ours.text.data == theirs.text
+    assert [tuple(link) for link in ours.text.links] == theirs.links
+
+
+@given(
+    st.lists(
+        st.sampled_from([b"=", b"=3D", b"=\n", b"\n", b" ", b"\t", b"=c3", b"=A4", b"3", b"D"])
+    )
+)
+def test_quoted_printable_is_the_same_to_both(pieces: list[bytes]) -> None:
+    raw = b"Content-Transfer-Encoding: quoted-printable\n\n" + b"".join(pieces)
+    assert canonicalise(raw).text.data == maily_verify.Message(raw).text
+
+
+@given(st.lists(st.sampled_from([b"--x", b"--", b"-", b"x", b" ", b"\t", b"\n", b"\n\n", b"word"])))
+def test_parts_are_the_same_to_both(pieces: list[bytes]) -> None:
+    raw = b"Content-Type: multipart/mixed; boundary=x\n\n" + b"".join(pieces)
+    assert canonicalise(raw).text.data == maily_verify.Message(raw).text
 
 
 @given(st.text(max_size=40), st.text(max_size=40))

@@ -92,32 +92,34 @@ class _Reader:
     def read(self) -> Iterator[Token]:
         source, start, at = self._source, 0, 0
         while (at := source.find("<", at)) >= 0:
-            tag = self._pointless(at) or self._markup(at)
-            if tag is None:
+            whole = self._pointless(at)
+            tag = None if whole else self._markup(at)
+            if whole:
+                name, end = whole[1] or whole[2].lower(), whole.end()
+            elif tag:
+                name, end = tag.name, tag.end
+            else:
                 at += 1
                 continue
             if start < at:
                 yield Token(False, _unescape(source[start:at]))
-            if tag.links:
+            if tag:
                 yield from [Token(True, link) for link in tag.links]
-            start = at = tag.end
-            if tag.name in _CONTENT:
-                start = at = yield from self._content(tag.name, at)
+            if name in _CONTENT:
+                end = yield from self._content(name, end)
+            start = at = end
         if start < len(source):
             yield Token(False, _unescape(source[start:]))
 
-    def _pointless(self, at: int) -> _Tag | None:
+    def _pointless(self, at: int) -> re.Match[str] | None:
         """The tag at ``at`` if it ends and no attribute of it can point anywhere."""
         if self._endless >= MAX_ENDLESS or at > self._last_end:
             return None
         whole = _WHOLE.match(self._source, at)
         if whole is None:
             return None
-        if "=" in whole[0]:
-            lower = whole[0].lower()
-            if "href" in lower or "action" in lower:
-                return None
-        return _Tag(whole[1] or whole[2].lower(), (), whole.end())
+        lower = whole[0].lower()
+        return None if "href" in lower or "action" in lower else whole
 
     def _markup(self, at: int) -> _Tag | None:
         """What begins at ``at``; None: it is text. Nothing but a start tag has a name."""
