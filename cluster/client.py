@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import httpx
@@ -21,6 +22,8 @@ from mesh.core.errors import MailyError
 
 PATIENCE_S = 60.0
 """How long it tries again while nothing goes forward."""
+HELD_S = 5.0
+"""A stream that was open for longer counts as an answer of the gateway."""
 _RETRYABLE = frozenset({429, 502, 503, 504})
 _TIMEOUT = httpx.Timeout(30.0, connect=5.0)
 _STREAM_TIMEOUT = httpx.Timeout(60.0, connect=5.0)
@@ -30,6 +33,8 @@ class Refused(MailyError):
     """The gateway answered with an error that trying again does not change."""
 
     code = "refused"
+    answer: Mapping[str, Any] = MappingProxyType({})
+    """The error's body as it came."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +92,21 @@ class TaskClient:
         """Any request that may be repeated; the JSON of its answer."""
         return self._call(method, path, None, body)
 
-    def upload(self, path: str, content: bytes, media: str) -> dict[str, Any]:
-        """A POST that may be repeated, of something else than JSON; the JSON of its answer."""
-        return self._call("POST", path, {"content-type": media}, content=content)
+    def upload(
+        self,
+        path: str,
+        content: bytes,
+        media: str,
+        *,
+        key: str | None = None,
+        timeout_s: float | None = None,
+    ) -> dict[str, Any]:
+        """A POST that may be repeated, of something else than JSON; the JSON of its answer.
+        ``key``: its Idempotency-Key. ``timeout_s``: for the answer, where the usual is too short.
+        """
+        headers = {"content-type": media} | ({} if key is None else {"idempotency-key": key})
+        timeout = _TIMEOUT if timeout_s is None else httpx.Timeout(timeout_s, connect=5.0)
+        return self._call("POST", path, headers, content=content, timeout=timeout)
 
     def download(self, path: str, params: Mapping[str, str]) -> Iterator[bytes]:
         """What a GET answers, in parts. Raises Failure where it breaks off: it is not repeated."""
@@ -104,12 +121,18 @@ class TaskClient:
             raise Failure(f"the download broke off: {words}", "try again", UNHEALTHY) from None
 
     def events(self, task_id: str, after: str = "") -> Iterator[StreamEvent]:
-        """Every event after the cursor, each once, until the terminal one, whatever breaks."""
+        """Every event of a task after the cursor, each once, until the terminal one, whatever
+        breaks."""
+        return self.follow(f"/v1/mesh/tasks/{task_id}/events", after)
+
+    def follow(self, path: str, after: str = "") -> Iterator[StreamEvent]:
+        """The same of any stream of events; one that never ends is left by closing the iterator."""
         cursor = after
         patience = _Patience(self._url, self._on_wait)
         while True:
+            opened: list[float] = []
             try:
-                for event in self._stream(task_id, cursor):
+                for event in self._stream(path, cursor, opened):
                     cursor = event.cursor or cursor
                     patience.progress()
                     yield event
@@ -120,17 +143,20 @@ class TaskClient:
                 return
             except (httpx.HTTPError, _TryAgain) as error:
                 reason = str(error) or type(error).__name__
+            if opened and time.monotonic() - opened[0] > HELD_S:
+                patience.progress()  # it was there, and had nothing to tell
             patience.wait(reason)
 
-    def _stream(self, task_id: str, cursor: str) -> Iterator[StreamEvent]:
+    def _stream(self, path: str, cursor: str, opened: list[float]) -> Iterator[StreamEvent]:
+        """``opened``: is given the time at which the gateway answered."""
         headers = {"accept": "text/event-stream"} | ({"last-event-id": cursor} if cursor else {})
-        path = f"/v1/mesh/tasks/{task_id}/events"
         with self._http.stream("GET", path, headers=headers, timeout=_STREAM_TIMEOUT) as response:
             if response.status_code == 204:
                 raise _Ended
             if response.status_code != 200:
                 response.read()
                 _check(response)
+            opened.append(time.monotonic())
             yield from parse_sse(response.iter_lines())
 
     def _call(
@@ -140,12 +166,18 @@ class TaskClient:
         headers: Mapping[str, str] | None = None,
         body: Mapping[str, Any] | None = None,
         content: bytes | None = None,
+        timeout: httpx.Timeout = _TIMEOUT,
     ) -> dict[str, Any]:
         patience = _Patience(self._url, self._on_wait)
         while True:
             try:
                 response = self._http.request(
-                    method, path, headers=dict(headers or {}), json=body, content=content
+                    method,
+                    path,
+                    headers=dict(headers or {}),
+                    json=body,
+                    content=content,
+                    timeout=timeout,
                 )
                 _check(response)
                 answer: dict[str, Any] = response.json()
@@ -225,7 +257,7 @@ def _check(response: httpx.Response) -> None:
         message = str(body.get("message", response.text))
         details = body.get("details") or {}
     except ValueError:
-        message, details = response.text[:300], {}
+        body, message, details = {}, response.text[:300], {}
     words = f"{response.status_code} {message}" + (f" {details}" if details else "")
     if response.status_code in _RETRYABLE:
         raise _TryAgain(words)
@@ -235,4 +267,6 @@ def _check(response: httpx.Response) -> None:
             "use the key in $MAILY_HOME/secrets/api-key, or make one with `maily key create`",
             UNHEALTHY,
         )
-    raise Refused(words)
+    refused = Refused(words)
+    refused.answer = body
+    raise refused

@@ -1,12 +1,302 @@
-"""``maily trust``: certificates of mails."""
+"""``maily trust``: certify messages, see how far they are, take back, forget."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote
+
 import typer
+from rich.markup import escape
 
-from cluster.cli import attach, snippet
+from cluster.cli import attach, snippet, trust_show
+from cluster.cli.console import JsonFlag, answer, err, load, out
 
-app = typer.Typer(help="Certify mails, and what belongs to it.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from cluster.client import TaskClient
 
+app = typer.Typer(help="Certificates of messages.", no_args_is_help=True)
 app.command("attach")(attach.attach)
 app.command("snippet")(snippet.snippet)
+
+Url = Annotated[str | None, typer.Option(help="Of another gateway.")]
+BatchId = Annotated[str, typer.Argument(metavar="BATCH", help="Its id.")]
+
+
+@app.command("certify")
+def certify(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE|DIR|-",
+            help="A mail, an mbox, lines of JSON, a folder of mails or a Maildir; "
+            "- is standard input.",
+        ),
+    ],
+    recipient: Annotated[
+        str | None, typer.Option(help="Of every message. Default: the first address in To.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="Of the batch, for people.")] = "",
+    rolling: Annotated[
+        bool,
+        typer.Option("--rolling", help="Into the batch of single mails, which closes by itself."),
+    ] = False,
+    keep_open: Annotated[
+        bool, typer.Option("--keep-open", help="Leave the batch open for more.")
+    ] = False,
+    key: Annotated[
+        str | None,
+        typer.Option(help="Names the batch: with the same key an interrupted run goes on."),
+    ] = None,
+    lines_to: Annotated[
+        str | None,
+        typer.Option(
+            "--certificates", metavar="FILE", help="Write each message's certificate id there."
+        ),
+    ] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Until the batch is final on its networks.")
+    ] = False,
+    url: Url = None,
+    json: JsonFlag = False,
+) -> None:
+    """Certify messages: each gets a certificate in a batch that is anchored as one."""
+    from cluster.cli.trust_certify import Certifying, Plan
+
+    if rolling and (keep_open or key or name or wait):
+        _usage("--rolling has no batch of its own", "leave the other options out")
+    if keep_open and wait:
+        _usage("a batch that stays open never becomes final", "--keep-open or --wait")
+    plan = Plan(
+        source=source,
+        recipient=recipient,
+        name=name,
+        rolling=rolling,
+        close=not (keep_open or rolling),
+        key=key,
+        lines_to=lines_to,
+    )
+    with _client(url, quiet=json) as client:
+        told = Certifying(client, plan, quiet=json).run()
+        if wait:
+            told["batch"] = _watch(client, told["batch"]["id"], quiet=json, forever=False)
+    if json:
+        answer(told)
+        return
+    out.print(
+        f"{told['messages']:,} messages certified"
+        + (f", {told['repeated']:,} of them before" if told["repeated"] else "")
+    )
+    if told["batch"] is not None and not wait:
+        trust_show.batch(told["batch"])
+
+
+@app.command("batch")
+def batch(batch_id: BatchId, url: Url = None, json: JsonFlag = False) -> None:
+    """How far a batch is, and where its root is kept."""
+    with _client(url, quiet=json) as client:
+        view = client.call("GET", f"/v1/trust/batches/{_piece(batch_id)}")
+    if json:
+        answer(view)
+        return
+    trust_show.batch(view)
+
+
+@app.command("batches")
+def batches(
+    limit: Annotated[int, typer.Option(help="At most so many.", min=1, max=500)] = 20,
+    url: Url = None,
+    json: JsonFlag = False,
+) -> None:
+    """The batches, newest first."""
+    with _client(url, quiet=json) as client:
+        page = client.call("GET", f"/v1/trust/batches?limit={limit}")
+    if json:
+        answer(page)
+        return
+    trust_show.batches(page["batches"])
+
+
+@app.command("close")
+def close(batch_id: BatchId, url: Url = None, json: JsonFlag = False) -> None:
+    """Take no more messages: build the batch's tree, sign its root, have it anchored."""
+    with _client(url, quiet=json) as client:
+        view = client.call("POST", f"/v1/trust/batches/{_piece(batch_id)}/close")
+    if json:
+        answer(view)
+        return
+    trust_show.batch(view)
+
+
+@app.command("certificates")
+def certificates(batch_id: BatchId, url: Url = None) -> None:
+    """Index, certificate's id and Message-ID of each message, as lines of JSON."""
+    with _client(url, quiet=True) as client:
+        for part in client.download(f"/v1/trust/batches/{_piece(batch_id)}/certificates", {}):
+            sys.stdout.buffer.write(part)
+        sys.stdout.flush()
+
+
+@app.command("show")
+def show(
+    certificate: Annotated[str, typer.Argument(metavar="ID", help="A certificate's id.")],
+    url: Url = None,
+    json: JsonFlag = False,
+) -> None:
+    """What anybody sees of a certificate."""
+    with _client(url, quiet=json) as client:
+        view = client.call("GET", f"/v1/trust/certificates/{_piece(certificate)}")
+    if json:
+        answer(view)
+        return
+    trust_show.certificate(view)
+
+
+@app.command("networks")
+def networks(url: Url = None, json: JsonFlag = False) -> None:
+    """The networks that keep the roots: health, head, balance, alarms."""
+    with _client(url, quiet=json) as client:
+        found = client.call("GET", "/v1/trust/networks")
+    if json:
+        answer(found)
+        return
+    trust_show.networks(found)
+
+
+@app.command("watch")
+def watch(
+    batch_id: BatchId,
+    forever: Annotated[
+        bool, typer.Option("--follow", help="Go on after it is final: revocations too.")
+    ] = False,
+    url: Url = None,
+    json: JsonFlag = False,
+) -> None:
+    """Follow a batch until it is final; with --json a line an event."""
+    with _client(url, quiet=json) as client:
+        _watch(client, batch_id, quiet=False, forever=forever, json=json)
+
+
+@app.command("revoke")
+def revoke(
+    certificate: Annotated[str, typer.Argument(metavar="ID", help="A certificate's id.")],
+    reason: Annotated[
+        str,
+        typer.Option(
+            help="other, sent in error, content withdrawn, key compromised or person's request."
+        ),
+    ] = "other",
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
+    url: Url = None,
+    json: JsonFlag = False,
+) -> None:
+    """Take a certificate back, at once and for good."""
+    if not (yes or json):
+        typer.confirm("There is no way back. Revoke it?", abort=True)
+    with _client(url, quiet=json) as client:
+        path = f"/v1/trust/certificates/{_piece(certificate)}/revoke"
+        view = client.call("POST", path, {"reason": reason})
+    if json:
+        answer(view)
+        return
+    trust_show.certificate(view)
+
+
+@app.command("forget")
+def forget(
+    certificate: Annotated[
+        str | None, typer.Argument(metavar="[ID]", help="One certificate, by its id.")
+    ] = None,
+    batch_id: Annotated[str | None, typer.Option("--batch", help="With --recipient.")] = None,
+    recipient: Annotated[
+        str | None, typer.Option(help="All that went to this address in --batch.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
+    url: Url = None,
+    json: JsonFlag = False,
+) -> None:
+    """Forget what certificates tell of a person, for good. The others' proofs hold."""
+    if (certificate is None) == (batch_id is None or recipient is None):
+        _usage("say what to forget", "a certificate's id, or --batch and --recipient")
+    if not (yes or json):
+        typer.confirm("There is no way back. Forget it?", abort=True)
+    with _client(url, quiet=json) as client:
+        if certificate is not None:
+            path = f"/v1/trust/certificates/{_piece(certificate)}/forget"
+            receipt = client.call("POST", path)
+        else:
+            path = f"/v1/trust/batches/{_piece(batch_id or '')}/forget"
+            receipt = client.call("POST", path, {"recipient": recipient})
+    if json:
+        answer(receipt)
+        return
+    out.print(f"{len(receipt['certificates'])} certificates tell of nobody any more.")
+    if receipt.get("note"):
+        out.print(f"[yellow]{escape(receipt['note'])}[/]", soft_wrap=True)
+
+
+@app.command("keys")
+def keys(url: Url = None, json: JsonFlag = False) -> None:
+    """The public keys that sign: a line each, as verifiers take them."""
+    with _client(url, quiet=json) as client:
+        found = client.call("GET", "/v1/trust/keys")
+    if json:
+        answer(found)
+        return
+    for line in found["keys"]:
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _watch(
+    client: TaskClient, batch_id: str, *, quiet: bool, forever: bool, json: bool = False
+) -> dict[str, Any]:
+    """Show what happens until it is final; the batch then. Raises Failure."""
+    import json as json_module
+
+    from cluster.failures import UNHEALTHY, Failure
+
+    path = f"/v1/trust/batches/{_piece(batch_id)}"
+    for event in client.follow(f"{path}/events"):
+        if event.type == "error":
+            raise Failure(str(event.data.get("message", "the stream failed")), "", UNHEALTHY)
+        data: dict[str, Any] = dict(event.data.get("batch") or {})
+        data = data if event.type == "snapshot" else dict(event.data)
+        if json:
+            line = {"event": event.type, "cursor": event.cursor, **data}
+            sys.stdout.write(json_module.dumps(line) + "\n")
+            sys.stdout.flush()
+        elif not quiet:
+            trust_show.event(event.type, data)
+        if data.get("state") == "final" and not forever:
+            break
+    return client.call("GET", path)
+
+
+def _usage(message: str, fix: str) -> None:
+    from cluster.failures import USAGE, Failure
+
+    raise Failure(message, fix, USAGE)
+
+
+def _piece(text: str) -> str:
+    """As a piece of a path."""
+    return quote(text, safe="")
+
+
+@contextmanager
+def _client(url: str | None, *, quiet: bool) -> Iterator[TaskClient]:
+    from cluster.cli.write import api_key
+    from cluster.client import TaskClient
+    from cluster.layout import Layout
+
+    settings = load()
+    key = api_key(Layout(settings.home).api_key)
+
+    def waits(reason: str) -> None:
+        if not quiet:
+            err.print(f"[dim]waiting: {escape(reason)}[/]", soft_wrap=True)
+
+    with TaskClient(url or settings.gateway_url, key, waits) as client:
+        yield client

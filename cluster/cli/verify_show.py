@@ -63,10 +63,12 @@ def _rows(outcome: Outcome, verdict: Verdict, keys_from: str) -> list[tuple[str,
     if verdict.domain:
         rows.append(("sender", f"{printable(verdict.domain)}: {_SAME.get(verdict.sender, '?')}"))
     if verdict.signers:
-        unknown = "not known; --recipient says whom it came to"
+        small = "not told: only the full form tells it at this level"
+        unsaid = "not known; --recipient says whom it came to"
+        full = outcome.form == "JSON" or verdict.level is Level.EXACT
         rows += [
-            ("message id", _SAME.get(verdict.message_id, "not covered at this level")),
-            ("recipient", _SAME.get(verdict.recipient, unknown)),
+            ("message id", _SAME.get(verdict.message_id, small)),
+            ("recipient", _SAME.get(verdict.recipient, unsaid if full else small)),
             ("state", f"{verdict.state}. {STATES[verdict.state]}"),
         ]
     rows += [("block", _block(seen)) for seen in verdict.seen]
@@ -74,7 +76,8 @@ def _rows(outcome: Outcome, verdict: Verdict, keys_from: str) -> list[tuple[str,
         rows.append(("differs", printable(", ".join(verdict.differs))))
     if verdict.added_bytes:
         around = f"{verdict.added_before} … {verdict.added_after}"
-        rows.append(("added", f"{verdict.added_bytes} bytes of text: {printable(around)}"))
+        size = f"{verdict.added_bytes} bytes of text, without its white space"
+        rows.append(("added", f"{size}: {printable(around)}"))
     if verdict.added_origins:
         rows.append(("links added", printable(", ".join(verdict.added_origins))))
     if verdict.missing_origins:

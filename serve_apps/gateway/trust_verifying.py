@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import orjson
+
 from mesh.contracts.trust import (
     CertificateView,
-    NetworksView,
     RevocationPage,
     SeenView,
     VerdictView,
@@ -36,6 +37,8 @@ _SHOWN = ("confirmed", "final")
 class VerifierOptions:
     public_url: str
     """Links to certificates of this instance begin with it."""
+    networks_needed: int = 1
+    """So many networks make a root final."""
     timeout_s: float = 5.0
     """Of one look-up."""
 
@@ -112,7 +115,6 @@ class Verifier:
         root, leaf, index = first["root"], first["leaf"], first["index"]
         identity: str | None = None
         view: CertificateView | None = None
-        networks = NetworksView(networks=[], needed=1)
         if root and index is not None:
             identity = await self._trust.id_of(root, index, timeout_s=timeout_s)
         if identity is not None:
@@ -121,24 +123,27 @@ class Verifier:
                 identity = view = None  # another leaf claims this place
         told = first
         if first["failed_step"] is None and root:
-            networks = await self._trust.networks(timeout_s=timeout_s)
             receipt = await self._receipt(request, root)
             revocations = await self._trust.revocations(leaf=leaf, limit=1, timeout_s=timeout_s)
             sightings = _sightings(view)
-            chains = len({chain for _, chain, _, _ in sightings})
-            use = receipt is not None and (bool(chains) or request.receipt is not None)
-            if use or revocations.revocations:
+            seen = {chain for _, chain, _, _ in sightings} & _chains(receipt)
+            if request.receipt is None and not seen:
+                receipt = None
+            needed = self._options.networks_needed
+            if receipt is not None or revocations.revocations:
                 told = await session.ask(
                     "verify",
                     **ask,
-                    receipt=receipt if use else None,
+                    receipt=receipt,
                     revocations=_entries(revocations),
                     sightings=sightings,
-                    networks=max(1, min(networks.needed, chains)),
+                    networks=max(1, min(needed, len(seen))),
                 )
-            if told["state"] == "final" and chains < networks.needed:
+            if told["failed_step"] == 9 and request.receipt is None:
+                told = first  # a block is just being dropped: nothing is said of networks
+            if told["state"] == "final" and len(seen) < needed:
                 told["state"] = "confirmed"  # so many are final, but not yet as many as it takes
-        return self._view(told, identity, view, networks)
+        return self._view(told, identity, view)
 
     async def _receipt(self, request: VerifyRequest, root: bytes) -> bytes | None:
         if request.receipt is not None:
@@ -153,7 +158,6 @@ class Verifier:
         told: dict[str, Any],
         identity: str | None,
         view: CertificateView | None,
-        networks: NetworksView,
     ) -> VerdictView:
         revoked = None if view is None else view.revoked
         holds, state, reason, step = (
@@ -165,7 +169,8 @@ class Verifier:
         if revoked is not None and holds:
             # Taken back here, though its revocation is in no closed tree yet.
             holds, state, step, reason = False, "revoked", 8, "the issuer has revoked it"
-        names = ", ".join(network.name for network in networks.networks)
+        looked = ", ".join(sorted({str(name) for name, *_ in _sightings(view)})) or "none of them"
+        needed = self._options.networks_needed
         return VerdictView(
             level=told["level"],
             state=state,
@@ -189,9 +194,8 @@ class Verifier:
                 for seen in told["seen"]
             ],
             header_policy=(
-                f"this instance's own view of {networks.needed} of its networks ({names})"
-                if names
-                else "no network was looked at"
+                f"what this instance's own nodes say; final with {needed} networks; "
+                f"{looked} had it when this was looked up"
             ),
             added_bytes=told["added_bytes"],
             added_before=told["added_before"],
@@ -221,6 +225,15 @@ def _decoded(text: str, field: str) -> bytes:
 
 def _entries(page: RevocationPage) -> list[bytes]:
     return [jcs.write(entry) for entry in page.revocations]
+
+
+def _chains(receipt: bytes | None) -> set[int]:
+    """Those that a receipt speaks of; none of one that can't be read."""
+    try:
+        anchors = orjson.loads(receipt or b"{}").get("anchors", [])
+        return {anchor["chainId"] for anchor in anchors if type(anchor["chainId"]) is int}
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return set()
 
 
 def _sightings(view: CertificateView | None) -> list[list[Any]]:

@@ -261,22 +261,6 @@ async def test_scopes_are_apart(both: Both, client: httpx.AsyncClient) -> None:
             assert (await just.request(method, path, **body)).is_success, (method, path)
 
 
-async def test_ids_ahead_are_those_of_the_places(client: httpx.AsyncClient) -> None:
-    opened = await client.post("/v1/trust/batches?close=false", content=line(110), headers=NDJSON)
-    url = f"/v1/trust/batches/{opened.json()['batch']['id']}"
-    ahead = (await client.get(f"{url}/ids?count=3")).json()
-    assert (ahead["first"], ahead["size"], len(ahead["ids"])) == (1, 1, 3)
-    body = b"".join(line(111 + at, certificate=name) for at, name in enumerate(ahead["ids"][:2]))
-    told = (await client.post(f"{url}/messages", content=body, headers=NDJSON)).json()
-    assert [one["id"] for one in told["certificates"]] == ahead["ids"][:2]
-    wrong = line(115, certificate=ahead["ids"][0])
-    refused = await client.post(f"{url}/messages", content=wrong, headers=NDJSON)
-    assert shaped(refused, 409, "conflict")["details"]["line"] == 1
-    await client.post(f"{url}/close")
-    shaped(await client.get(f"{url}/ids"), 409, "conflict")
-    shaped(await client.get(f"{url}/ids?count=0"), 422, "invalid_input", "count")
-
-
 async def test_networks_hold_numbers_of_any_length(client: httpx.AsyncClient) -> None:
     told = (await client.get("/v1/trust/networks")).json()
     assert told["networks"][0]["balance_wei"] == 10**22

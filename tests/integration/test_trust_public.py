@@ -259,8 +259,8 @@ async def test_a_verdict_follows_networks_and_taking_back(
         verdict = await check(anybody, mail(number=20), id=name)
         assert (verdict["holds"], verdict["state"]) == (True, expected)
     assert verdict["seen"][0]["block_number"] == 4711
-    assert "own view" in verdict["header_policy"]
-    assert "local" in verdict["header_policy"]
+    assert "own nodes say" in verdict["header_policy"]
+    assert "local had it" in verdict["header_policy"]
     async with house.client() as client:
         await client.post(f"/v1/trust/certificates/{name}/revoke", json={"reason": "sent in error"})
     verdict = await check(anybody, mail(number=20), id=name)

@@ -185,7 +185,10 @@ def trust_public_router(gateway: Gateway, public_url: str) -> APIRouter:
         context = context_of(request)
         body = parse_body(VerifyRequest, context.body, limits.max_json_depth)
         verifier = Verifier(
-            trust(), gateway.apart, gateway.clock, VerifierOptions(public_url, LOOKUP_S)
+            trust(),
+            gateway.apart,
+            gateway.clock,
+            VerifierOptions(public_url, gateway.settings.trust.networks_needed, LOOKUP_S),
         )
         return view_answer(await verifier.verify(body))
 
