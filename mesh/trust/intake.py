@@ -1,7 +1,7 @@
 """From messages to leaves that are ready to be stored. Pure, and made to run far away: in tasks.
 
-This is where the time goes (some 2,000 letters of 8 kB a second and core, most of it for the canonical
-form); what the owner of a batch does after it is looking up, numbering and writing.
+This is where the time goes (some 2,000 letters of 8 kB a second and core, most of it for the
+canonical form); what the owner of a batch does after it is looking up, numbering and writing.
 """
 
 from __future__ import annotations
