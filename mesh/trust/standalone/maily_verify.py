@@ -526,11 +526,15 @@ class Key:
     """``NAME+ID+BASE64``: a C2SP verifier key."""
 
     def __init__(self, text: str) -> None:
-        self.name, claimed, encoded = text.strip().split("+", 2)
-        data = base64.b64decode(encoded, validate=True)
+        self.name, _, rest = text.strip().partition("+")
+        claimed, _, encoded = rest.partition("+")
+        try:
+            data = base64.b64decode(encoded, validate=True)
+        except ValueError:
+            data = b""
         self.id = sha(self.name.encode(), b"\n", data)[:4]
         if data[:1] != b"\1" or len(data) != 33 or self.id.hex() != claimed:
-            raise ValueError("not an Ed25519 verifier key")
+            raise ValueError(f"{text.strip()[:60]!r} is no key: NAME+ID+BASE64, of Ed25519")
         self.public = Ed25519PublicKey.from_public_bytes(data[1:])
 
     def signed(self, body: str, signature: bytes) -> bool:
