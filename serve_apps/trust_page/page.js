@@ -44,7 +44,8 @@ async function check(isAsked = false) {
   document.documentElement.dataset.ready = String(turn);
   if (isAsked) {
     byId("title").focus({ preventScroll: true });
-    byId("status").scrollIntoView({ block: "start", behavior: "smooth" });
+    const isCalm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    byId("status").scrollIntoView({ block: "start", behavior: isCalm ? "instant" : "smooth" });
   }
 }
 

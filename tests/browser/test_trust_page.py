@@ -39,7 +39,7 @@ def site() -> Iterator[Site]:
 @pytest.fixture
 def page(chromium: Any, tmp_path: Path) -> Iterator[Any]:
     """Anything that the page logs or that its policy refuses is a failure."""
-    context = chromium.new_context(viewport={"width": 390, "height": 844}, accept_downloads=True)
+    context = chromium.new_context(viewport={"width": 390, "height": 844}, reduced_motion="reduce")
     tab = context.new_page()
     told: list[str] = []
     tab.on("pageerror", lambda error: told.append(str(error)))
@@ -329,7 +329,7 @@ def test_saved_page_asks_the_readers_own_nodes(
         page.click("#save")
     file = tmp_path / "certificate.html"
     download.value.save_as(file)
-    context = chromium.new_context()
+    context = chromium.new_context(reduced_motion="reduce")
     tab = opened(context.new_page(), file.as_uri())
     tab.click("text=Whom this check trusts")
     tab.fill("#own-nodes", f"{site.address}/node\n{site.address}/other-node")
