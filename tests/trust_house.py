@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -60,6 +62,15 @@ def messages(first: int, count: int) -> list[NewMessage]:
 
 def dkim() -> DkimRef:
     return DkimRef(selector="s1", public_key="bWFpbHk=")
+
+
+def die_once(marker: str) -> str:
+    """A task whose first worker is killed."""
+    path = Path(marker)
+    if not path.exists():
+        path.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "done"
 
 
 def settings_for(dsn: str, valkey: str, home: Path, **trust: Any) -> Settings:

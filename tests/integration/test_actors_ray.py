@@ -27,21 +27,29 @@ from actors_support import (
 from memory_support import SECRET, WordModel, asked, contact
 from memory_support import memory as new_memory
 from pydantic import SecretStr
+from trust_house import T_S, die_once, mail, messages
 
 from actors.context import ProcessContext
 from actors.dispatch import Dispatcher
 from actors.health import check_actors, check_snapshot
 from actors.lookup import describe, find_actor
 from actors.memory_open import open_memory
-from actors.names import coordinator, memory_host, worker
+from actors.names import coordinator, memory_host, trust_host, worker
 from actors.reconcile import ReconcileOptions, end_all, reconcile
+from actors.trust_open import open_trust
+from actors.trust_work import RayWork
 from mesh.contracts.memory import ForgetSelector
 from mesh.contracts.tasks import TaskState
+from mesh.contracts.trust import NewBatch
 from mesh.core.errors import InvalidInput
 from mesh.core.settings import AgentSettings, LLMSettings, PostgresSettings, RedisSettings, Settings
 from mesh.core.settings_memory import MemorySettings
 from mesh.core.settings_tree import SecuritySettings
+from mesh.core.settings_trust import TrustSettings
 from mesh.llm.fake import FaultPlan
+from mesh.trust.checkpoint import VerifierKey
+from mesh.trust.verdict import TrustPolicy
+from mesh.trust.verify import verify
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = sorted([coordinator(0), coordinator(1), worker(0), worker(1)])
@@ -76,7 +84,8 @@ def settings(database_dsn: str, valkey_url: str) -> Settings:
         postgres=PostgresSettings(url=SecretStr(database_dsn), pool_max=4),
         redis=RedisSettings(url=SecretStr(valkey_url)),
         llm=LLMSettings(engine="fake", model="fake"),
-        memory=MemorySettings(hosts=0),  # they have a test of their own below
+        memory=MemorySettings(hosts=0),  # they have tests of their own below
+        trust=TrustSettings(hosts=0),
         agents=AgentSettings(workers=2, slots=8, lease_s=2.0, heartbeat_s=0.2),
     )
 
@@ -249,6 +258,51 @@ async def test_memory_hosts_are_found_killed_and_answer_alike(
             await memory.remember(space, [wrong], timeout_s=20)
         receipt = await memory.forget(space, ForgetSelector(contact="name0"), timeout_s=30)
         assert (receipt.erased["items"], receipt.remaining) == (1, 0)
+    finally:
+        await opened.aclose()
+
+
+async def test_a_trust_host_is_killed_while_a_stream_fills_its_batch(
+    settings: Settings, options: ReconcileOptions, tmp_path: Path
+) -> None:
+    changes = {
+        "home": tmp_path,
+        "trust": TrustSettings(hosts=1, lease_s=1.0, heartbeat_s=0.2),
+        "security": SecuritySettings(secret=SecretStr(SECRET)),
+    }
+    certifying = settings.model_copy(update=changes)
+    assert (await reconcile(certifying, options, llm=LLM)).unhealthy == {}
+    host = trust_host(0)
+    opened = await ProcessContext.open(certifying, "test")
+    try:
+        work = RayWork(2)
+        # A worker that dies takes nothing with it: its task is given to another.
+        assert await work.run(die_once, str(tmp_path / "died"), timeout_s=60) == "done"
+        trust = open_trust(opened, work, namespace=options.namespace)
+        space = await workspace(opened.db)
+        batch = (await trust.open_batch(space, NewBatch(), timeout_s=T_S)).id
+        told = {}
+        for at in range(0, 400, 50):
+            if at == 200:
+                old = await kill(host, options)
+            lines = await trust.add(space, batch, messages(at, 50), timeout_s=60)
+            told |= {line.message_id: line for line in lines}
+        await back(host, old, options)
+        again = await trust.add(space, batch, messages(150, 100), timeout_s=60)
+        assert all(line.repeated and line.id == told[line.message_id].id for line in again)
+        closed = await trust.close_batch(space, batch, timeout_s=60)
+        assert closed.size == len(told) == 400
+        keys = (await trust.keys(timeout_s=T_S)).keys
+        policy = TrustPolicy(keys=tuple(map(VerifierKey.parse, keys)))
+        for number in (0, 199, 200, 399):
+            line = told[f"<{number}@shop.example>"]
+            data = await trust.certificate_bytes(line.id, "cbor", timeout_s=T_S)
+            assert verify(data, mail(number, f"person{number}@example.org"), policy).holds
+
+        async def speaks() -> bool:
+            return (await trust.networks(timeout_s=T_S)).networks == []
+
+        await until(speaks)  # the host has the duty, though there is no network
     finally:
         await opened.aclose()
 
