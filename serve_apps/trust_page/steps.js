@@ -49,6 +49,9 @@ function detail(number, { verdict, papers, anchors, hasPolicy, hasMessage }) {
   if (number === 4 && hasMessage) return compared(verdict);
   if (number === 7) return { result: "good", said: `Signed by ${[...new Set(verdict.signers)].join(", ")}` };
   if (number === 8) {
+    if (papers.view?.revoked) {
+      return { result: "bad", said: "Taken back, by the site’s word; the proof is on its way" };
+    }
     if (!papers.looked) return { result: "part", said: "No list of revocations is at hand" };
     return { result: "good", said: `Not revoked, as of ${moment(papers.looked)}` };
   }

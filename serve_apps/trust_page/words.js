@@ -14,6 +14,11 @@ export function headline(situation) {
   const { verdict, hasMessage, hasCertificate, keys } = situation;
   if (!hasCertificate) return withoutCertificate(situation);
   if (verdict.state === "revoked") return revoked(verdict);
+  const word = situation.papers.view?.revoked;
+  if (word && verdict.holds) {
+    return say("bad", "Taken back, as the site says", `On ${moment(word.at)}, reason: ${word.reason}. ` +
+      "The proof of that is still on its way. Do not rely on this email.");
+  }
   if (!keys.length) {
     return say("warn", "There is no key to check with", "The site’s public keys could not be read. " +
       "If you have a key from elsewhere, enter it below.");
@@ -120,10 +125,6 @@ export function notices(situation) {
   const note = (tone, title, text) => out.push({ tone, title, text });
   if (linkDiffers) {
     note("warn", "The link’s proof is another certificate’s.", "The one that this site has is checked here.");
-  }
-  if (view?.revoked && verdict?.state !== "revoked") {
-    note("bad", "The site says that the issuer has taken this back.", `On ${moment(view.revoked.at)}: ` +
-      `${view.revoked.reason}. The proof of that is on its way.`);
   }
   if (verdict?.holds && verdict.recipient === "other" && own.recipient) {
     note("warn", "Not for the address that you entered.", "The email was certified for another one.");

@@ -252,7 +252,7 @@ def break_down(site: Site) -> None:
     ("change", "words", "noted"),
     [
         (revoke, "The sender has taken this certificate back", ""),
-        (say_revoked, "This certificate is genuine", "The site says that the issuer has taken"),
+        (say_revoked, "Taken back, as the site says", ""),
         (orphan, "This certificate is genuine", "Being recorded again."),
         (hold_open, "Taken in, not sealed yet", ""),
         (forget, "The personal data was erased", ""),
