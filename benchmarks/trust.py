@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import random
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
@@ -77,16 +76,19 @@ def certificates(report: Report, campaign: Closed) -> dict[str, timing.Times]:
         Row("path and JSON of a certificate", given.p50, "ms", note=f"p99 {given.p99:.3f} ms")
     )
     found = timing.verifications(campaign)
+    kilobytes = sum(map(len, campaign.letters)) / len(campaign.letters) / 1_000
     for words, times in found.items():
-        bound = "message parsed" in words and "page" not in words
+        # What is parsed once may be verified often; whole is what a mail client would do.
+        whole, ours = "whole" in words, words.endswith(("parsed", "whole"))
+        slowest = times.p50 if whole else times.p99
         report.add(
             Row(
                 f"verify {words}",
                 times.p50,
                 "ms",
-                goal=f"p99 ≤ {VERIFY_MS:g}" if bound else "",
-                holds=times.p99 <= VERIFY_MS if bound else None,
-                note=f"p99 {times.p99:.3f} ms, {size:,} leaves",
+                goal=f"{'p50' if whole else 'p99'} ≤ {VERIFY_MS:g}" if ours else "",
+                holds=slowest <= VERIFY_MS if ours else None,
+                note=f"p99 {times.p99:.3f} ms, {size:,} leaves, letters of {kilobytes:.1f} kB",
             )
         )
     json_bytes = max(len(one.to_json()) for one in campaign.certificates)
@@ -152,11 +154,12 @@ async def on_chain(report: Report) -> None:
     )
 
 
-def beside_pymerkle(report: Report) -> None:
-    rng = random.Random(3)
-    entries = [rng.randbytes(150) for _ in range(PEER_ENTRIES)]
-    numbers = rng.sample(range(PEER_ENTRIES), 500)
-    mine, theirs = peers.our_tree(entries, numbers), peers.pymerkle_tree(entries, numbers)
+async def beside_pymerkle(report: Report) -> None:
+    asked = (3, PEER_ENTRIES, 500)
+    theirs = await peers.pymerkle_tree(*asked)
+    mine = await asyncio.to_thread(peers.our_tree, *asked)
+    if mine.root != theirs.root:
+        raise RuntimeError("two trees of RFC 9162 have different roots")
     for words, unit, name in (
         ("tree of {} entries built", "1/s", "built"),
         ("inclusion proof out of {}", "µs", "prove_us"),
@@ -226,7 +229,7 @@ async def main_async(full: bool) -> Report:
     found = await asyncio.to_thread(certificates, report, campaign)
     await _step("canonical form", lambda: asyncio.to_thread(canonicalising, report))
     await _step("gas", lambda: on_chain(report))
-    await _step("pymerkle", lambda: asyncio.to_thread(beside_pymerkle, report))
+    await _step("pymerkle", lambda: beside_pymerkle(report))
     await _step("OpenTimestamps", lambda: beside_opentimestamps(report))
     await _step("dkimpy", lambda: asyncio.to_thread(beside_dkim, report, found))
     return report

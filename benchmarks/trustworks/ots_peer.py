@@ -37,7 +37,7 @@ def read(data):
 
 def main(count):
     digests = [os.urandom(32) for _ in range(count)]
-    began = time.perf_counter()
+    began = time.process_time()
     stamps, nonced = [], []
     for digest in digests:
         stamp = DetachedTimestampFile(OpSHA256(), Timestamp(digest))
@@ -46,7 +46,7 @@ def main(count):
     tip = make_merkle_tree(nonced)
     tip.attestations.add(PendingAttestation(CALENDAR))
     files = [saved(stamp) for stamp in stamps]
-    stamped = time.perf_counter()
+    stamped = time.process_time()
 
     answer = Timestamp(tip.msg)  # what the calendar says of the tip, once it is in a block
     answer.attestations.add(BitcoinBlockHeaderAttestation(900_000))
@@ -59,7 +59,7 @@ def main(count):
             one for one in pending.attestations if not isinstance(one, PendingAttestation)
         }
         upgraded.append(saved(stamp))
-    done = time.perf_counter()
+    done = time.process_time()
 
     for digest, data in zip(digests, upgraded):  # noqa: B905 - its Python may be older
         stamp = read(data)
@@ -67,7 +67,7 @@ def main(count):
         ((message, attestation),) = stamp.timestamp.all_attestations()
         assert message == tip.msg
         assert isinstance(attestation, BitcoinBlockHeaderAttestation)
-    checked = time.perf_counter()
+    checked = time.process_time()
     print(
         json.dumps(
             {

@@ -22,7 +22,8 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """Milliseconds of CPU: what else runs on the machine does not count."""
+    """Milliseconds of CPU, so that what else runs on the machine does not count; the page's are by
+    node's clock."""
 
     p50: float
     p99: float
