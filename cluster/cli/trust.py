@@ -261,8 +261,7 @@ def _watch(
     for event in client.follow(f"{path}/events"):
         if event.type == "error":
             raise Failure(str(event.data.get("message", "the stream failed")), "", UNHEALTHY)
-        data: dict[str, Any] = dict(event.data.get("batch") or {})
-        data = data if event.type == "snapshot" else dict(event.data)
+        data = dict(event.data["batch"] if event.type == "snapshot" else event.data)
         if json:
             line = {"event": event.type, "cursor": event.cursor, **data}
             sys.stdout.write(json_module.dumps(line) + "\n")

@@ -15,6 +15,7 @@ import contextlib
 import resource
 import select
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -54,7 +55,8 @@ class Desk:
         }
 
     def answer(self, request: Request) -> dict[str, Any]:
-        """``{"good": …}``; or ``{"wrong": message, "field": …}`` for what can't be read."""
+        """``{"good": …}``, ``{"wrong": message, "field": …}`` for what can't be read, or
+        ``{"broken": traceback}``."""
         try:
             return {"good": self._known[request["do"]](request)}
         except InvalidInput as error:
@@ -62,6 +64,10 @@ class Desk:
         except (MemoryError, RecursionError) as error:
             self._message = None
             return {"wrong": f"it takes too much to read ({type(error).__name__})", "field": ""}
+        except Exception:
+            # Not foreseen: its owner logs it, and this process goes on.
+            self._message = None
+            return {"broken": traceback.format_exc(limit=-6)}
 
     def _open(self, request: Request) -> Any:
         message: bytes = request["message"]

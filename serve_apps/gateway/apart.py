@@ -25,12 +25,22 @@ import cbor2
 
 import mesh
 from mesh.core import metrics
-from mesh.core.errors import DeadlineExceeded, InvalidInput, Overloaded, Unavailable
+from mesh.core.errors import (
+    DeadlineExceeded,
+    Internal,
+    InvalidInput,
+    Overloaded,
+    Unavailable,
+)
+from mesh.core.logging import get_logger
 from mesh.trust.apart import read_frame, write_frame
 
 MODULE = "mesh.trust.apart"
 _KEPT = ("PATH", "MAILY_INSTANCE", "LANG", "LC_ALL", "TMPDIR")
 """Of the environment. The instance's name lets `maily down` find its processes."""
+
+
+_log = get_logger("gateway.apart")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +109,7 @@ class Session:
         self._apart = apart
 
     async def ask(self, kind: str, **request: Any) -> Any:
-        """Raises InvalidInput (it can't be read), DeadlineExceeded, Unavailable."""
+        """Raises InvalidInput (it can't be read), DeadlineExceeded, Unavailable, Internal."""
         return await self._apart._ask(self, kind, request)
 
 
@@ -186,6 +196,9 @@ class Apart:
                 )
             raise Unavailable("What works it out has ended: try again", retry_after_s=1.0)
         told = cbor2.loads(answer)
+        if "broken" in told:
+            _log.error("apart.broken", kind=kind, traceback=told["broken"])
+            raise Internal
         if "wrong" in told:
             raise InvalidInput(told["wrong"], {"field": told["field"] or "message"})
         return told["good"]

@@ -81,6 +81,41 @@ async def test_headers_that_are_no_utf8_do_not_stop_a_request(
     assert seen[1] == [(b"x-request-id", "ÿþ".encode())]
 
 
+async def test_bodies_without_end_are_not_read_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    async def inner(self: Any, scope: Any, receive: Any, send: Any) -> None:
+        seen.append(scope["headers"])
+
+    monkeypatch.setattr(serve_replica.Replica, "_direct_ingress_asgi", inner)
+    assert replica.readable_headers()
+    for _ in range(2):  # twice wraps once, and the newest question counts
+        assert replica.direct_bodies(lambda method, path: (method, path) == ("POST", "/stream"))
+    patched: Any = serve_replica.Replica._direct_ingress_asgi
+    claimed = [(b"x-request-disconnect-disabled", b"?0"), (b"a", b"b")]
+    scope = {"type": "http", "method": "POST", "path": "/stream", "headers": claimed}
+    await patched(None, dict(scope), None, None)
+    await patched(None, {**scope, "method": "GET"}, None, None)
+    await patched(None, {"type": "websocket", "path": "/stream", "headers": claimed}, None, None)
+    assert seen == [
+        [(b"a", b"b"), (b"x-request-disconnect-disabled", b"?1")],
+        claimed,
+        claimed,
+    ]
+    assert patched.original.readable, "headers are still made readable"
+
+
+def test_serve_still_knows_the_header_that_leaves_bodies_alone() -> None:
+    """If this fails, Serve reads bodies ahead again, without bounds: look how it is told not to."""
+    import inspect
+
+    from ray.serve._private.http_util import parse_disconnect_disabled_header
+
+    assert parse_disconnect_disabled_header({b"x-request-disconnect-disabled": b"?1"})
+    source = inspect.getsource(serve_replica.Replica)
+    assert "receive_proxy = receive" in source
+
+
 def test_sockets_are_served_without_compression(monkeypatch: pytest.MonkeyPatch) -> None:
     import uvicorn
 
