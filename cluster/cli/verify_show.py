@@ -86,7 +86,7 @@ def _rows(outcome: Outcome, verdict: Verdict, keys_from: str) -> list[tuple[str,
         looked = (
             "not looked at: --server URL or --revocations FILE does"
             if outcome.revocations is None
-            else f"{outcome.revocations} looked at, none of this certificate"
+            else f"none of it among {outcome.revocations} looked at"
         )
         rows.append(("revocations", looked))
     rows.append(("as of", f"{outcome.as_of:%Y-%m-%d %H:%M:%S} UTC"))
