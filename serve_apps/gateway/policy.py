@@ -146,7 +146,8 @@ RULES: dict[str, dict[str, Rule]] = {
     "/badge/{certificate}.png": {"GET": LOOK},
     "/badge/{certificate}.svg": {"GET": LOOK},
     "/verify/{certificate}": {"GET": LOOK},
-    "/verify/assets/{name}": {"GET": LOOK},
+    # Not by address: the page is many small files, and a whole office may open it at once.
+    "/verify/assets/{name}": {"GET": PUBLIC},
 }
 
 SOCKETS: dict[str, Rule] = {"/v1/mesh/ws": Rule(scope=scopes.STREAMS_READ)}

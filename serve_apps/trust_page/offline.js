@@ -23,6 +23,7 @@ export async function savedPage(read, saved) {
     .replace("<html lang", () => '<html data-mode="saved" lang')
     .replace('<meta charset="utf-8">', (meta) =>
       `${meta}\n<meta http-equiv="Content-Security-Policy" content="${policy}">`)
+    .replace(/<link rel="modulepreload"[^>]*>\n/g, "")
     .replace(/<link rel="icon"[^>]*>/, () => `<link rel="icon" href="${dataAddress(icon)}">`)
     .replace(/<link rel="stylesheet"[^>]*>/, () => `<style>${style}</style>`)
     .replace(/<script type="module"[^>]*><\/script>/, () => "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import random
+import re
 import struct
 import unicodedata
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from tests.trust_page_support import Judge, b64, judges
 from tests.trust_page_tables import FILES as TABLES
 from tests.trust_page_tables import FOLDER, UNICODE
 
+PAGE_HTML = (FOLDER / "page.html").read_text()
 ORDER = 2**252 + 27742317777372353535851937790883648493
 
 
@@ -38,6 +40,12 @@ def judge() -> Iterator[Judge]:
 @pytest.mark.parametrize("name", TABLES)
 def test_tables_are_what_the_script_writes(name: str) -> None:
     assert (FOLDER / name).read_text() == TABLES[name]()
+
+
+def test_page_loads_all_its_modules_at_once() -> None:
+    """Else each import is found only when the one before has come. The large table waits."""
+    named = set(re.findall(r'<link rel="modulepreload" href="assets/([\w.]+)">', PAGE_HTML))
+    assert named == {path.name for path in FOLDER.glob("*.js")} - {"page.js", "table_double.js"}
 
 
 @pytest.mark.parametrize("form", ["certificate.json", "certificate.cbor"])

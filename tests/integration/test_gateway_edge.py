@@ -50,7 +50,7 @@ async def test_nothing_but_health_keys_and_certificates_is_open(house: House) ->
     async with house.client("") as client:
         for path, rules in RULES.items():
             for method, rule in rules.items():
-                if rule.by_address:
+                if rule.by_address or path.startswith("/verify/"):
                     continue  # trust's public routes: tests/integration/test_trust_public.py
                 url = re.sub(r"\{\w+\}", str(uuid4()), path)
                 answer = await client.request(method, url)
