@@ -27,12 +27,11 @@ BatchId = Annotated[str, typer.Argument(metavar="BATCH", help="Its id.")]
 
 @app.command("certify")
 def certify(
-    source: Annotated[
-        str,
+    sources: Annotated[
+        list[str],
         typer.Argument(
-            metavar="FILE|DIR|-",
-            help="A mail, an mbox, lines of JSON, a folder of mails or a Maildir; "
-            "- is standard input.",
+            metavar="FILE|DIR|-…",
+            help="Mails, mboxes, lines of JSON, folders of mails or Maildirs; - is standard input.",
         ),
     ],
     recipient: Annotated[
@@ -70,7 +69,7 @@ def certify(
     if keep_open and wait:
         _usage("a batch that stays open never becomes final", "--keep-open or --wait")
     plan = Plan(
-        source=source,
+        sources=tuple(sources),
         recipient=recipient,
         name=name,
         rolling=rolling,

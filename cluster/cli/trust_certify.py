@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 from uuid import uuid4
@@ -32,7 +33,7 @@ NDJSON = "application/x-ndjson"
 class Plan:
     """What is to be certified, and into what."""
 
-    source: str
+    sources: tuple[str, ...]
     recipient: str | None = None
     """Of every message; None: the first address in its To."""
     name: str = ""
@@ -56,18 +57,19 @@ class Certifying:
         """``batch`` (None of a rolling one), ``messages``, ``repeated``, ``certificates`` (of few).
         Raises Failure."""
         plan = self._plan
-        source = items(plan.source, plan.recipient)
+        source = chain.from_iterable(items(one, plan.recipient) for one in plan.sources)
         # Before a batch is opened for nothing.
         first = next(source, None)
         if first is None:
-            raise Failure(f"{plan.source} holds no message", "nothing was certified", USAGE)
+            named = ", ".join(plan.sources[:3])
+            raise Failure(f"there is no message in {named}", "nothing was certified", USAGE)
         batch = None if plan.rolling else self._open()
         place = "rolling" if batch is None else batch["id"]
         told: list[dict[str, Any]] = []
         with ExitStack() as stack:
             lines_to = self._target(stack)
             progress = stack.enter_context(self._progress())
-            bar = progress.add_task("certifying", total=size_of(plan.source), count=0)
+            bar = progress.add_task("certifying", total=self._total(), count=0)
             for piece in pieces(first, source):
                 lines = self._send(place, piece)
                 progress.update(bar, advance=sum(item.read for item in piece), count=self._messages)
@@ -135,6 +137,10 @@ class Certifying:
                 "choose another file",
                 USAGE,
             ) from None
+
+    def _total(self) -> int | None:
+        sizes = [size_of(source) for source in self._plan.sources]
+        return None if None in sizes else sum(size or 0 for size in sizes)
 
     def _progress(self) -> Progress:
         return Progress(

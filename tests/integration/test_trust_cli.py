@@ -105,9 +105,8 @@ async def test_a_run_goes_on_under_its_key(desk: Desk, tmp_path: Path) -> None:
     source = folder(tmp_path, 100, 4)
     one = await desk.told("certify", source, "--key", "spring-1", "--keep-open")
     assert (one["batch"]["state"], one["messages"], one["repeated"]) == ("open", 4, 0)
-    for number in (104, 105):
-        (Path(source) / f"{number}.eml").write_bytes(mail(number=number))
-    two = await desk.told("certify", source, "--key", "spring-1")
+    more = folder(tmp_path, 104, 2)
+    two = await desk.told("certify", source, more, "--key", "spring-1")
     assert two["batch"]["id"] == one["batch"]["id"]
     assert (two["messages"], two["repeated"], two["batch"]["size"]) == (6, 4, 6)
     assert len(two["certificates"]) == 6
