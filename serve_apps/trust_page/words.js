@@ -84,7 +84,7 @@ function withMessage({ verdict, parsed }) {
   }
   if (verdict.level === Level.EXACT) {
     return say("good", "This is exactly the certified email",
-      `Sender, subject, text, links and attachments are as ${verdict.domain || "the sender"} sent them.`);
+      "Sender, subject, text, links and attachments are as certified: nothing was changed.");
   }
   if (verdict.level === Level.TEXT) {
     return say("good", "The words and links are the certified ones",
@@ -123,6 +123,11 @@ export function notices(situation) {
   const view = papers.view;
   const out = [];
   const note = (tone, title, text) => out.push({ tone, title, text });
+  const issuer = verdict?.signers[0];
+  if (verdict?.holds && issuer && !isOfIssuer(verdict.domain, issuer)) {
+    note("neutral", "The issuer is not the sender.", `${issuer} vouches for this email from ` +
+      `${verdict.domain || "an unnamed sender"}. Rely on it as far as you know that issuer.`);
+  }
   if (linkDiffers) {
     note("warn", "The link’s proof is another certificate’s.", "The one that this site has is checked here.");
   }
@@ -139,6 +144,12 @@ export function notices(situation) {
     note("warn", "Being recorded again.", "Its network dropped the block that it stood in.");
   }
   return out;
+}
+
+/** Whether the issuer's key name begins with the sender's domain, or one of the same house. */
+function isOfIssuer(domain, issuer) {
+  const host = issuer.split("/", 1)[0];
+  return domain === host || domain.endsWith(`.${host}`) || host.endsWith(`.${domain}`);
 }
 
 /** Short lines on what is proven so far: `result` (as of a step) and `text`. */

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.trustworks.papers import NEXT_KEY, mail
+from benchmarks.trustworks.papers import NEXT_KEY, batch, mail
 from mesh.trust.attach import with_header
 from tests.trust_page_site import Site, new_site, running
 from tests.trust_page_support import browser, why_no_browser
@@ -158,6 +158,16 @@ def test_another_email_and_another_recipient(page: Any, site: Site) -> None:
     other = site.message.replace(b"anna1@example.org", b"bert@example.org")
     assert checked(page, other) == "Genuine, but for another address"
     assert "✕ another one in your email" in page.inner_text("#facts")
+
+
+def test_issuer_that_is_not_the_sender_is_noted(page: Any, site: Site) -> None:
+    """Anybody may certify mail that says it is from a bank."""
+    closed = batch([mail("<p>Your account is closed.</p>", From="bank@bank.example")])
+    site.certificate = closed.certificates[0].to_json()
+    opened(page, site.url)
+    assert "example.com/trust vouches for this email from bank.example" in page.inner_text(
+        "#notices"
+    )
 
 
 def test_recipient_that_is_entered_counts(page: Any, site: Site) -> None:
