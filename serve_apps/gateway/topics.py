@@ -5,6 +5,8 @@ topic                     what is heard                                         
 ========================= ===================================================== ==============
 ``task:{id}``             all events of a task, to its end                      tasks:read
 ``workspace:tasks``       the lifecycle of every task of the workspace          tasks:read
+``trust:{id}``            what becomes of a batch and its certificates          trust:read
+``workspace:trust``       the same of every batch of the workspace              trust:read
 ``room:{name}``           what is said in a room                                streams:read
 ``room:{name}.*``         what is said in that room and all rooms below it      streams:read
 ========================= ===================================================== ==============
@@ -15,21 +17,33 @@ The caller's workspace is part of every stream's name, so another's is *not foun
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 from uuid import UUID
 
 from mesh.contracts.events import Cursor
-from mesh.core.errors import InvalidInput
+from mesh.core.errors import InvalidInput, NotFound
 from mesh.security import scopes
 from mesh.security.principal import Principal
 from mesh.streams.log import START, StreamLog
-from mesh.streams.names import ROOM, group_stream, groups_of, room_stream, workspace_stream
+from mesh.streams.names import (
+    ROOM,
+    group_stream,
+    groups_of,
+    room_stream,
+    trust_overview,
+    trust_stream,
+    workspace_stream,
+)
+from mesh.trust.client import TrustClient
 from serve_apps.gateway.deps import TaskStore
 
 _OWNERS = 10_000
 
-HELP = "task:{id}, workspace:tasks, room:{name} or room:{name}.*"
+_LOOKUP_S = 10.0
+
+HELP = "task:{id}, workspace:tasks, trust:{id}, workspace:trust, room:{name} or room:{name}.*"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +51,20 @@ class Topic:
     """A topic that its caller may listen to."""
 
     name: str
-    kind: Literal["task", "workspace", "room", "group"]
+    kind: Literal["task", "workspace", "trust", "room", "group"]
     stream: str
     task_id: UUID | None = None
 
 
 class Topics:
-    """Authorises topics. Whose a task is never changes, so it is remembered: reconnecting clients
-    then cost the database nothing."""
+    """Authorises topics. Whose a task or batch is never changes, so it is remembered:
+    reconnecting clients then cost the database nothing. ``trust``: gives who knows the batches."""
 
-    def __init__(self, tasks: TaskStore) -> None:
+    def __init__(
+        self, tasks: TaskStore, trust: Callable[[], TrustClient | None] = lambda: None
+    ) -> None:
         self._tasks = tasks
+        self._trust = trust
         self._owners: OrderedDict[UUID, UUID] = OrderedDict()
 
     async def open(self, name: str, principal: Principal) -> Topic:
@@ -60,6 +77,12 @@ class Topics:
         if name == "workspace:tasks":
             principal.require(scopes.TASKS_READ)
             return Topic(name, "workspace", workspace_stream(principal.workspace_id))
+        if colon and kind == "trust":
+            principal.require(scopes.TRUST_READ)
+            return await self._batch(name, rest, principal.workspace_id)
+        if name == "workspace:trust":
+            principal.require(scopes.TRUST_READ)
+            return Topic(name, "trust", trust_overview(principal.workspace_id))
         if colon and kind == "room":
             group = rest.removesuffix(".*")
             if ROOM.fullmatch(group):
@@ -75,10 +98,26 @@ class Topics:
             raise InvalidInput("A task's topic is task:{its id}", {"field": "topic"}) from None
         if self._owners.get(task_id) != workspace:
             row = await self._tasks.get(task_id, workspace)
-            self._owners[task_id] = row.workspace_id
-            if len(self._owners) > _OWNERS:
-                self._owners.popitem(last=False)
+            self._remember(task_id, row.workspace_id)
         return Topic(name, "task", str(task_id), task_id)
+
+    async def _batch(self, name: str, text: str, workspace: UUID) -> Topic:
+        try:
+            batch = UUID(text)
+        except ValueError:
+            raise InvalidInput("A batch's topic is trust:{its id}", {"field": "topic"}) from None
+        trust = self._trust()
+        if trust is None:
+            raise NotFound("There is no such batch.")
+        if self._owners.get(batch) != workspace:
+            await trust.batch(workspace, batch, timeout_s=_LOOKUP_S)
+            self._remember(batch, workspace)
+        return Topic(name, "trust", trust_stream(batch))
+
+    def _remember(self, identity: UUID, workspace: UUID) -> None:
+        self._owners[identity] = workspace
+        if len(self._owners) > _OWNERS:
+            self._owners.popitem(last=False)
 
 
 def room_streams(room: str, principal: Principal) -> list[str]:

@@ -311,6 +311,29 @@ async def test_events_begin_with_how_things_are_and_resume(both: Both) -> None:
         await _events(both, client)
 
 
+async def test_batches_are_topics_beside_others(both: Both, client: httpx.AsyncClient) -> None:
+    told = await certify(client, 130)
+    batch = UUID(told["batch"]["id"])
+    headers = {"authorization": f"Bearer {both.house.key}"}
+    query = f"topics=trust:{batch},workspace:trust&types=trust.*"
+    async with (
+        serving(both.house.app) as address,
+        httpx.AsyncClient(base_url=f"http://{address}", headers=headers) as heard,
+    ):
+        first = await listen(heard, f"/v1/mesh/events?{query}", 1)
+        await both.trust.anchor(batch, BatchState.FINAL)
+        rest = await listen(heard, f"/v1/mesh/events?{query}", 2, first[0][0])
+    assert (rest[1][1], rest[1][2]["topic"]) == ("trust.batch", f"trust:{batch}")
+    async with both.house.client(both.house.other) as stranger:
+        shaped(await stranger.get(f"/v1/mesh/events?topics=trust:{batch}"), 404, "not_found")
+    shaped(await client.get("/v1/mesh/events?topics=trust:x"), 422, "invalid_input", "topic")
+    weak = await both.key(scopes.STREAMS_READ)
+    async with both.house.client(weak) as reader:
+        for topic in (f"trust:{batch}", "workspace:trust"):
+            answer = await reader.get(f"/v1/mesh/events?topics={topic}")
+            assert shaped(answer, 403, "forbidden")["details"]["scope"] == scopes.TRUST_READ
+
+
 async def _events(both: Both, client: httpx.AsyncClient) -> None:
     told = await certify(client, 100)
     batch = UUID(told["batch"]["id"])

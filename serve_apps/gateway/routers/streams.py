@@ -44,7 +44,9 @@ class TopicQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     topics: str = Field(
-        min_length=1, max_length=16_000, description="task:{id}, workspace:tasks, room:{name} …"
+        min_length=1,
+        max_length=16_000,
+        description="task:{id}, workspace:tasks, trust:{id}, room:{name} …",
     )
     types: str | None = Field(default=None, max_length=2_000, description="tokens, task.* …")
     steps: str | None = Field(default=None, max_length=2_000)
@@ -52,7 +54,7 @@ class TopicQuery(BaseModel):
 
 def streams_router(gateway: Gateway) -> APIRouter:
     router = APIRouter(prefix="/v1/mesh", tags=["streams"])
-    topics = Topics(gateway.tasks)
+    topics = Topics(gateway.tasks, lambda: gateway.trust)
     limits = gateway.settings.gateway
 
     @router.get(

@@ -58,7 +58,7 @@ class Entrance:
         self._gateway = gateway
         self._authenticator = authenticator
         authenticator.on_forget.append(gateway.live.recheck)
-        self._parts = Parts(gateway, authenticator, Topics(gateway.tasks))
+        self._parts = Parts(gateway, authenticator, Topics(gateway.tasks, lambda: gateway.trust))
         settings = gateway.settings
         self._cors = Cors(settings.gateway.cors_origins)
         self._trusted = frozenset(settings.security.trusted_proxies)
