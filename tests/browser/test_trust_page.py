@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 
+from benchmarks.trustworks.mutants import Cases
 from benchmarks.trustworks.papers import NEXT_KEY, batch, mail
 from mesh.trust.attach import with_header
+from tests.trust_page_questions import differences, question_of, verdict_of
 from tests.trust_page_site import Site, new_site, running
-from tests.trust_page_support import browser, why_no_browser
+from tests.trust_page_support import BrowserJudge, browser, served, why_no_browser
 
 pytestmark = pytest.mark.skipif(why_no_browser() is not None, reason=str(why_no_browser()))
 
@@ -365,6 +367,19 @@ def test_without_webcrypto(page: Any, site: Site) -> None:
     site.keys = [str(NEXT_KEY.verifier)]
     opened(page, site.url)
     assert page.inner_text("#title") == "This certificate does not hold"
+
+
+def test_verdicts_in_the_browser_are_the_packages(chromium: Any) -> None:
+    """In its own engine and its own WebCrypto; the many are judged where it is quicker."""
+    cases = Cases()
+    chosen = cases.originals() + list(cases.mutants(150, 6))
+    with served() as address:
+        tab = chromium.new_page()
+        tab.goto(f"{address}/serve_apps/trust_page/package.json")
+        answers = BrowserJudge(tab)([question_of(cases, case) for case in chosen])
+        tab.close()
+    for case, theirs in zip(chosen, answers, strict=True):
+        assert not differences(verdict_of(cases, case), theirs), case
 
 
 def test_fits_a_phone_and_can_be_used_by_keys(page: Any, site: Site) -> None:
