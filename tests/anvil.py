@@ -17,6 +17,12 @@ STORE = Path(__file__).resolve().parents[1] / ".cache" / "store"
 """Binaries are kept between runs, as for the runtime (tests/runtime_instance.py)."""
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 class AnvilServer(Server):
     """Ours: with the finality of the embedded one. ``extra``: more arguments."""
 
@@ -26,9 +32,7 @@ class AnvilServer(Server):
         self._binary = evm_binary(settings, os.environ)
         self._extra = extra
         self.chain_id = chain_id
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
 
     def _command(self) -> list[str]:

@@ -85,6 +85,7 @@ class World:
         self.rng = random.Random(seed)
         self.nature = nature or Nature()
         self.calm = False
+        self.budget = BUDGET
         self.needed = needed
         self.clock = LoopClock()
         self.rows = MemoryRows(watch=self._watch)
@@ -122,7 +123,7 @@ class World:
             self.chains[name].chain_id,
             confirmations=1 + self.chains[name].final_blocks // 2,
             replace_after_s=20.0,
-            budget_wei=BUDGET,
+            budget_wei=self.budget,
             orphan_grace_s=10.0,
             max_fee=400 * GWEI,
         )

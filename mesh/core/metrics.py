@@ -95,6 +95,21 @@ TRUST_FORGOTTEN = _counter("trust_forgotten_total", "Certificates whose facts we
 TRUST_PENDING = _gauge("trust_pending", "Closed batches that no network has confirmed")
 TRUST_OLDEST = _gauge("trust_oldest_pending_seconds", "Age of the oldest of these")
 
+# Trust's networks, of the process that speaks to them
+TRUST_ANCHORS = _counter(
+    "trust_anchors_total", "What happened to transactions with roots", "network", "what"
+)
+TRUST_FEES = _counter("trust_fees_gwei_total", "Paid for final transactions", "network")
+TRUST_CHAIN_SECONDS = _histogram(
+    "trust_chain_call_seconds", "Calls of nodes", _FAST, "network", "outcome"
+)
+TRUST_CHAIN_BLOCKS = _gauge("trust_chain_block", "Newest and final block", "network", "block")
+TRUST_CHAIN_PENDING = _gauge(
+    "trust_chain_pending", "Roots that are to be on a network and not confirmed there", "network"
+)
+TRUST_CHAIN_ALARMS = _gauge("trust_chain_alarm", "1: the alarm is on", "network", "alarm")
+TRUST_WALLET = _gauge("trust_wallet_gwei", "Balance of the account that pays", "network")
+
 # Streams
 STREAM_EVENTS = _counter("stream_events_total", "Events acknowledged by the log", "type")
 STREAM_COMMITS = _counter("stream_commits_total", "Round trips that wrote events")

@@ -55,7 +55,8 @@ async def books(request: pytest.FixtureRequest, database: Database) -> Books:
         "TRUNCATE chain_roots, chain_nonces, chain_changes, chain_networks CASCADE"
     )
     workspace, key = uuid.uuid4(), f"trust:anchoring:{uuid.uuid4()}"
-    await database.fetch("INSERT INTO workspaces (id, name) VALUES ($1, $2)", workspace, str(workspace))
+    insert = "INSERT INTO workspaces (id, name) VALUES ($1, $2)"
+    await database.fetch(insert, workspace, str(workspace))
 
     async def own() -> AnchorLedger:
         lease = await Leases(database).acquire(key, "one", 60)

@@ -35,7 +35,7 @@ class Following:
         self.book = book
         self.roots = roots
         self._write = write
-        self.counts = {"included": 0, "confirmed": 0, "final": 0, "orphaned": 0, "foreign": 0}
+        self.counts = signing.counts
 
     def may_be_lag(self, slot: Slot) -> bool:
         """The chain is too short to have the slot's block: for so short a time that it may be
@@ -66,7 +66,7 @@ class Following:
         if all(attempt.tx != found.tx for attempt in slot.attempts):
             slot.adopted = slot.attempts[-1].root
         root = slot.root
-        self.counts["included"] += 1
+        self.counts.add("included")
         if root is None:
             return
         row = self.signing.placed(root, found, AnchorState.SUBMITTED)
@@ -95,7 +95,7 @@ class Following:
             done = replace(self.signing.placed(root, found, AnchorState.FINAL), proof=row.proof)
             others = self._left_without(slot, root)
             await self._write(Step(anchors=(done, *others), closed=self._closing(slot)))
-            self.counts["final"] += 1
+            self.counts.add("final")
             if slot.nonce is None:
                 self.book.drop(slot)
             else:
@@ -117,7 +117,7 @@ class Following:
             return None
         row = replace(self.signing.placed(root, found, AnchorState.CONFIRMED), proof=proof)
         await self._write(Step(anchors=(row,)))
-        self.counts["confirmed"] += 1
+        self.counts.add("confirmed")
         return row
 
     def _is_event(self, slot: Slot) -> bool:
@@ -170,7 +170,7 @@ class Following:
         root, slot.inclusion, slot.heard = slot.root, None, False
         slot.gone_since, slot.sent_at = None, float("-inf")
         slot.adopted = slot.adopted if slot.nonce is None else None
-        self.counts["orphaned"] += 1
+        self.counts.add("orphaned")
         log.warning("network.orphaned", network=self.name, root=root.hex() if root else None)
         if root is None:
             self.signing.ready = False
@@ -199,7 +199,7 @@ class Following:
                 if self.options.final(number, head.number, head.finalized):
                     rows = self._left_without(slot, None)
                     await self._write(Step(anchors=rows, closed=self._closing(slot)))
-                    self.counts["foreign"] += 1
+                    self.counts.add("foreign")
                 return
         # The nonce was asked for after the head: only a newer head is sure to know of it.
         newer = await self.link.ask(self.link.chain.head)

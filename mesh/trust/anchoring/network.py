@@ -21,6 +21,7 @@ from mesh.core.logging import get_logger
 from mesh.trust.anchoring.book import NetworkBook, Roots, Slot
 from mesh.trust.anchoring.choice import Reached, Standing
 from mesh.trust.anchoring.following import Following
+from mesh.trust.anchoring.gauges import Counts
 from mesh.trust.anchoring.ledger import AnchorLedger
 from mesh.trust.anchoring.link import Link
 from mesh.trust.anchoring.records import Loaded, Step
@@ -56,7 +57,8 @@ class Network:
         self.name = link.options.name
         self.roots = roots
         self.book = NetworkBook(self.name)
-        self.signing = Signing(link, wallet, self.book, roots, ledger, self._write)
+        self.counts = Counts(self.name)
+        self.signing = Signing(link, wallet, self.book, roots, ledger, self._write, self.counts)
         self.following = Following(link, self.signing, self.book, roots, self._write)
         self._ledger = ledger
         self._chosen = chosen
@@ -67,7 +69,6 @@ class Network:
         """Roots whose first transaction is being made."""
         self._refused_at = float("-inf")
         """Monotonic: when a first transaction could not be made for lack of money or the like."""
-        self._reopened = 0
         self._gap_since: float | None = None
 
     def standing(self, root: bytes) -> Standing:
@@ -122,9 +123,7 @@ class Network:
 
     def statistics(self) -> dict[str, int | float | str]:
         return {
-            **self.signing.counts,
-            **self.following.counts,
-            "reopened": self._reopened,
+            **self.counts.as_dict(),
             "nonces_open": len(self.book.slots),
             "down_s": round(self.link.down_s(), 3),
             "last_error": self.link.last_error,
@@ -191,7 +190,7 @@ class Network:
         async with self.roots.writing:
             self._stale = True
             count = await self._ledger.reopen(self.name, address, there, self.link.clock.now())
-        self._reopened += count
+        self.counts.add("reopened", count)
         log.warning("network.lost_blocks", network=self.name, nonces=count)
         await self._reload()
         return True

@@ -17,6 +17,7 @@ from mesh.core.logging import get_logger
 from mesh.resilience.breaker import CircuitBreaker
 from mesh.trust.anchoring.book import Roots
 from mesh.trust.anchoring.choice import chosen
+from mesh.trust.anchoring.gauges import show
 from mesh.trust.anchoring.ledger import AnchorLedger
 from mesh.trust.anchoring.link import Link
 from mesh.trust.anchoring.network import Network
@@ -90,10 +91,11 @@ class Anchoring:
 
     def networks(self) -> list[NetworkView]:
         """How each network is doing, in order of preference."""
-        return [
-            view(network, self._roots, self._clock.now(), self.options.alarm_s, self._chosen)
-            for network in self._networks
-        ]
+        return [self._view(network) for network in self._networks]
+
+    def _view(self, network: Network) -> NetworkView:
+        now, alarm_s = self._clock.now(), self.options.alarm_s
+        return view(network, self._roots, now, alarm_s, self._chosen)
 
     def statistics(self) -> dict[str, int | float]:
         return {
@@ -167,6 +169,7 @@ class Anchoring:
                 raise
             except (MailyError, TimeoutError) as error:
                 self._note(error)
+            show(self._view(network))
             options = network.options
             busy = network.busy() or any(True for _ in self._roots.unsettled())
             await self._rest(network.name, options.poll_s if busy else options.idle_s)

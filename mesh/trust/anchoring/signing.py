@@ -14,6 +14,7 @@ from mesh.core.logging import get_logger
 from mesh.trust.anchoring import fees
 from mesh.trust.anchoring.book import NetworkBook, Roots, Slot
 from mesh.trust.anchoring.fees import Fees
+from mesh.trust.anchoring.gauges import Counts
 from mesh.trust.anchoring.ledger import AnchorLedger
 from mesh.trust.anchoring.link import Link
 from mesh.trust.anchoring.records import AnchorRow, Attempt, Step, WantedRoot
@@ -49,6 +50,7 @@ class Signing:
         roots: Roots,
         ledger: AnchorLedger,
         write: Write,
+        counts: Counts,
     ) -> None:
         self._link = link
         self._options = link.options
@@ -64,7 +66,7 @@ class Signing:
         """The registry is there, or none is needed."""
         self.spent_closed = 0
         self._spent_day = -1
-        self.counts = {"signed": 0, "replaced": 0, "sent": 0, "refused": 0, "adopted": 0}
+        self.counts = counts
 
     def spent_today(self) -> int:
         """Fees paid today, and at worst to be paid by what is on its way, wei."""
@@ -120,6 +122,7 @@ class Signing:
     def closed(self, fee_wei: int) -> None:
         """A nonce was closed that cost so much."""
         self.spent_closed += fee_wei
+        self.counts.paid(fee_wei)
 
     async def begin(self, wanted: WantedRoot) -> bool:
         """A first transaction for the root. False: not now; an alarm says why."""
@@ -141,7 +144,7 @@ class Signing:
         row = self.placed(root, found, AnchorState.SUBMITTED)
         await self._write(Step(anchors=(replace(row, reason="the chain has it already"),)))
         self._book.adopt(root, found)
-        self.counts["adopted"] += 1
+        self.counts.add("adopted")
 
     async def _sign(self, root: bytes | None, to: bytes, data: bytes) -> bool:
         market = await self._link.market()
@@ -179,7 +182,7 @@ class Signing:
             nonce,
             Unsigned(self._options.chain_id, nonce, to, data, gas, offer.max_fee, offer.tip),
         )
-        self.counts["signed"] += 1
+        self.counts.add("signed")
         return True
 
     def _vacant(self) -> Slot | None:
@@ -262,7 +265,7 @@ class Signing:
                 self._options.chain_id, last.nonce, to, data, last.gas, offer.max_fee, offer.tip
             ),
         )
-        self.counts["replaced"] += 1
+        self.counts.add("replaced")
         return True
 
     def is_event(self, attempt: Attempt) -> bool:
@@ -291,7 +294,7 @@ class Signing:
         self._link.alarm("rejected", result.outcome is Sent.REJECTED)
         slot.sent_at = now
         if not taken:
-            self.counts["refused"] += 1
+            self.counts.add("refused")
             if result.outcome is not Sent.NONCE_TOO_LOW:
                 log.warning(
                     "network.refuses",
@@ -300,7 +303,7 @@ class Signing:
                     reason=result.reason,
                 )
             return
-        self.counts["sent"] += 1
+        self.counts.add("sent")
         assert self._link.head is not None
         slot.heard, slot.sent_head = True, self._link.head.number
         if slot.waits_since is None:

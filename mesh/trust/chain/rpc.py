@@ -7,6 +7,7 @@ No error says the URL, which often holds an access key.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from web3 import AsyncHTTPProvider, AsyncWeb3
 from web3.exceptions import Web3Exception
 from web3.types import RPCEndpoint
 
+from mesh.core import metrics
 from mesh.core.errors import DeadlineExceeded, Unavailable
 
 CONNECTIONS = 8
@@ -34,25 +36,68 @@ class RpcError(Exception):
         return self.code in (-32601, -32004) or any(w in self.message.lower() for w in words)
 
 
+class _Provider(AsyncHTTPProvider):
+    """Over a session of our own. web3's own one is found under a lock that a cancelled call takes
+    and never gives back: from then on no call of the process gets through."""
+
+    def __init__(self, url: str, timeout_s: float) -> None:
+        super().__init__(url, exception_retry_configuration=None)
+        self._url = url
+        self._total_s = timeout_s
+        self._session: aiohttp.ClientSession | None = None
+
+    async def _make_request(self, method: RPCEndpoint, request_data: bytes) -> bytes:
+        if self._session is None or self._session.closed:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=CONNECTIONS),
+                timeout=aiohttp.ClientTimeout(total=self._total_s),
+                headers=self.get_request_headers(),
+            )
+        async with self._session.post(self._url, data=request_data) as response:
+            if response.status >= 500 or response.status in _NOT_OURS:
+                response.raise_for_status()
+            return await response.read()
+
+    async def aclose(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+
+_NOT_OURS = (401, 403, 404, 407, 408, 429)
+"""Said by what stands before the node; other refusals may hold the node's own words."""
+
+
 class Rpc:
     """``await rpc.call("eth_chainId")``. ``name`` (of the network) stands in errors."""
 
     def __init__(self, name: str, url: str, timeout_s: float) -> None:
         self.name = name
+        self._label = metrics.bounded("network", name)
         self._timeout_s = timeout_s
-        self._provider = AsyncHTTPProvider(url, exception_retry_configuration=None)
+        self._provider = _Provider(url, timeout_s)
         self.web3: AsyncWeb3[AsyncHTTPProvider] = AsyncWeb3(self._provider, middleware=[])
-        self._session: aiohttp.ClientSession | None = None
-        self._opening = asyncio.Lock()
         self.calls = 0
         self.failures = 0
 
     async def call(self, method: str, *params: Any) -> Any:
         """The result. Raises RpcError, Unavailable and DeadlineExceeded."""
         self.calls += 1
+        began = time.monotonic()
+        outcome = "failed"
+        try:
+            result = await self._call(method, params)
+            outcome = "ok"
+        except RpcError:
+            outcome = "refused"
+            raise
+        finally:
+            spent = time.monotonic() - began
+            metrics.TRUST_CHAIN_SECONDS.labels(self._label, outcome).observe(spent)
+        return result
+
+    async def _call(self, method: str, params: Sequence[Any]) -> Any:
         try:
             async with asyncio.timeout(self._timeout_s):
-                await self._open()
                 answer: Any = await self._provider.make_request(RPCEndpoint(method), [*params])
         except TimeoutError as error:
             self.failures += 1
@@ -110,17 +155,5 @@ class Rpc:
             retry_after_s=1.0,
         )
 
-    async def _open(self) -> None:
-        """A session of our own: it keeps connections, and we know when it is closed."""
-        async with self._opening:
-            if self._session is None or self._session.closed:
-                self._session = aiohttp.ClientSession(
-                    connector=aiohttp.TCPConnector(limit=CONNECTIONS),
-                    timeout=aiohttp.ClientTimeout(total=self._timeout_s),
-                )
-                await self._provider.cache_async_session(self._session)
-
     async def aclose(self) -> None:
-        await self._provider.disconnect()
-        if self._session is not None:
-            await self._session.close()
+        await self._provider.aclose()
