@@ -16,7 +16,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from benchmarks.report import RESULTS, Report, Row
-from benchmarks.trustworks import corpus, gas, hashing, peers, timing
+from benchmarks.trustworks import corpus, gas, hashing, peers, ray_tasks, timing
 from benchmarks.trustworks.campaign import Closed, closed, letter
 from mesh.core.logging import configure_logging
 
@@ -54,6 +54,19 @@ def leaves(report: Report, full: bool) -> None:
                 note="wall time; peer: one process, the same way",
             )
         )
+    cores = os.cpu_count() or 1
+    by_ray = ray_tasks.trees(MILLION, (1, max(2, cores)))
+    one, most = min(by_ray), max(by_ray)
+    report.add(
+        Row(
+            f"tree of 1 M leaves by {most} Ray tasks at once, as a batch is closed",
+            by_ray[most],
+            "leaves/s",
+            by_ray[one],
+            by_ray[most] / by_ray[one],
+            note="wall time, leaves sent to the tasks; peer: one task at once; the same root",
+        )
+    )
     same = hashing.same_root(QUICK_LEAVES - 3, (1, 2, 3, 7, 16))
     report.add(
         Row("the root by 1, 2, 3, 7 and 16 workers is one", float(same), "", goal="1", holds=same)
