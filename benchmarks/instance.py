@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from mesh.storage.pool import Database
 
 OTHER_WORKSPACE = "another-workspace"
+_UNSAFE = frozenset({6566, *range(6665, 6670), 6679, 6697})
+"""Ports that browsers refuse to open a page from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +153,8 @@ def _ports(stack: ExitStack) -> Iterator[int]:
     port = 6_000 + 37 * (os.getpid() % 100)
     while True:
         port += 1
+        if port in _UNSAFE:
+            continue
         candidate = stack.enter_context(socket.socket())
         try:
             candidate.bind(("127.0.0.1", port))
