@@ -13,7 +13,7 @@ const imported = new Map();
 let works = null;
 
 /** Whether WebCrypto has Ed25519 here; asked once. */
-export async function hasNative() {
+async function hasNative() {
   works ??= (async () => {
     try {
       await importKey(new Uint8Array(32).fill(0x66).fill(0x58, 0, 1)); // the base point

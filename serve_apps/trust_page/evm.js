@@ -11,7 +11,7 @@ const ANCHORED = keccak256(bytesOf("Anchored(bytes32)"));
 const INPUT_AT = { 0: 5, 1: 6, 2: 7 }; // place among the fields, by type (EIP-2718, 2930, 1559)
 
 /** The one item that `data` is: bytes, or a list of items. Raises InvalidInput unless canonical. */
-export function decodeRlp(data) {
+function decodeRlp(data) {
   const [item, end] = itemAt(data, 0, 0);
   if (end !== data.length) throw wrong("bytes follow the item");
   return item;

@@ -45,7 +45,7 @@ function relaxed(value) {
   return value.replace(/[ \t]+/g, " ").replace(/^ | $/g, "");
 }
 
-export function valuesOf(message, name) {
+function valuesOf(message, name) {
   return message.fields.filter((field) => field.name === name).map((field) => field.value);
 }
 
@@ -72,7 +72,7 @@ export function exactDigest(message) {
 }
 
 /** The address in a From or To value (spec §1.3), as text. */
-export function addressOf(value) {
+function addressOf(value) {
   let text = lenientUtf8(bytesOf(value));
   const angle = text.lastIndexOf("<");
   if (angle >= 0) text = text.slice(angle + 1).split(">", 1)[0];

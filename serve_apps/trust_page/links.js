@@ -58,7 +58,7 @@ function plain(query, ...names) {
 }
 
 /** As UTF-8; characters that are not ASCII stay, and "+" does. */
-export function percentDecoded(text) {
+function percentDecoded(text) {
   if (!text.includes("%")) return text;
   return text.replace(/[\u0000-\u007f]+/g, (run) => {
     const binary = run.replace(/%([0-9a-fA-F]{2})/g, (_, code) =>

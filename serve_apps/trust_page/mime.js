@@ -22,7 +22,7 @@ function parameterPattern(name) {
 }
 
 /** `kind` as type/subtype in lower case; text/plain where none or a malformed one is given. */
-export function contentType(entity) {
+function contentType(entity) {
   const value = firstValue(entity, "content-type");
   const kind = TYPE.exec(value)?.[1].toLowerCase() ?? "text/plain";
   return { kind, boundary: parameter(BOUNDARY, value), charset: parameter(CHARSET, value) };

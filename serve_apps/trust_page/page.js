@@ -57,7 +57,8 @@ async function take(bytes) {
 async function takeFile(file) {
   if (!file) return;
   if (file.size > MAX_MESSAGE) {
-    answer({ tone: "warn", title: "This file is too large", lead: "Emails of up to 50 MB are checked here." });
+    const lead = "Emails of up to 50 MB are checked here.";
+    answer({ tone: "warn", title: "This file is too large", lead });
     return;
   }
   await take(new Uint8Array(await file.arrayBuffer()));
@@ -76,7 +77,9 @@ function wire() {
       zone.classList.add("over");
     });
   }
-  for (const kind of ["dragleave", "drop"]) addEventListener(kind, () => zone.classList.remove("over"));
+  for (const kind of ["dragleave", "drop"]) {
+    addEventListener(kind, () => zone.classList.remove("over"));
+  }
   guarded(window, "drop", async (event) => {
     event.preventDefault();
     await takeFile(event.dataTransfer.files[0]);
@@ -100,7 +103,8 @@ function guarded(target, kind, handle) {
 }
 
 function broken(error) {
-  answer({ tone: "warn", title: "This could not be checked", lead: "Something in the page failed. Nothing is said of the email by that." });
+  const lead = "Something in the page failed. Nothing is said of the email by that.";
+  answer({ tone: "warn", title: "This could not be checked", lead });
   throw error;
 }
 
@@ -133,11 +137,13 @@ function blockOf(line) {
 async function save() {
   try {
     const read = async (name) => {
-      const found = await fetch(new URL(name === "page.html" ? location.pathname : `assets/${name}`, location.href));
+      const place = name === "page.html" ? location.pathname : `assets/${name}`;
+      const found = await fetch(new URL(place, location.href));
       if (!found.ok) throw new Error(`${name}: ${found.status}`);
       return found.text();
     };
-    const papers = { ...packed(state.papers), savedAt: new Date().toISOString(), keysFrom: location.host };
+    const savedAt = new Date().toISOString();
+    const papers = { ...packed(state.papers), savedAt, keysFrom: location.host };
     const text = await savedPage(read, { id: state.id, papers });
     const link = document.createElement("a");
     link.href = URL.createObjectURL(new Blob([text], { type: "text/html" }));

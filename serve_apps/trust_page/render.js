@@ -32,7 +32,8 @@ function icon(name) {
 export function render(situation) {
   answer(headline(situation));
   byId("proven").replaceChildren(
-    ...provenSoFar(situation).map(({ result, text }) => make("li", {}, mark(result), make("span", {}, text))),
+    ...provenSoFar(situation).map(({ result, text }) =>
+      make("li", {}, mark(result), make("span", {}, text))),
   );
   byId("drop-title").textContent = situation.hasMessage
     ? "Check another email" : "Is it the email that you have?";
@@ -164,13 +165,13 @@ function anchorItem({ chainId, method, contract, isProven, header, depth, word }
     : depth === "unknown" ? ["warn", "your sources do not know the block"]
       : word ? [word.state === "final" ? "neutral" : "wait", `site says: ${word.state}`]
         : ["wait", "no word on the block"];
-  const title = make("div", { className: "row" }, make("h3", {}, name), make("span", { className: "chip", tone }, chip));
+  const said = make("span", { className: "chip", tone }, chip);
+  const title = make("div", { className: "row" }, make("h3", {}, name), said);
   const place = header
     ? `Block ${grouped(header.number)}, made on ${moment(header.time)}`
     : word?.block_number ? `Block ${grouped(word.block_number)}` : "Not in a block yet";
-  const proof = isProven
-    ? `Proof checked here: ${method === "event" ? "an event of the registry" : "a transaction with the root"}`
-    : "No proof at hand yet";
+  const kind = method === "event" ? "an event of the registry" : "a transaction with the root";
+  const proof = isProven ? `Proof checked here: ${kind}` : "No proof at hand yet";
   const hashes = [
     hashLine("Block", header ? `0x${hex(header.hash)}` : word?.block_hash),
     hashLine("Transaction", word?.tx),
@@ -200,9 +201,9 @@ function steps({ steps: list }) {
 function keys({ keys: list, own, papers }) {
   const origin = papers.keysFrom ?? location.host;
   const lead = byId("trust-lead");
-  if (own.keys.length) lead.textContent = "Keys that you entered:";
-  else if (list.length) lead.textContent = `Signatures are checked with these keys, which ${origin} publishes:`;
-  else lead.textContent = "No keys could be had.";
+  lead.textContent = own.keys.length ? "Keys that you entered:"
+    : list.length ? `Signatures are checked with these keys, which ${origin} publishes:`
+      : "No keys could be had.";
   byId("trust-site").hidden = Boolean(own.keys.length) || !list.length;
   byId("keys").replaceChildren(
     ...list.map((key) => make("li", {}, make("code", {}, key.line))),

@@ -2,7 +2,7 @@
 
 import { Level } from "./levels.js";
 
-export const STEPS = [
+const STEPS = [
   ["Read the certificate", "It is complete, has no part that is not checked, and is in its one exact form."],
   ["Version", "It follows the rules that this page knows; no older, weaker ones."],
   ["Read the email", "What was compared was worked out from the email itself, nothing was taken on trust."],
@@ -47,7 +47,9 @@ export function stepsOf(situation) {
 
 function detail(number, { verdict, papers, anchors, hasPolicy, hasMessage }) {
   if (number === 4 && hasMessage) return compared(verdict);
-  if (number === 7) return { result: "good", said: `Signed by ${[...new Set(verdict.signers)].join(", ")}` };
+  if (number === 7) {
+    return { result: "good", said: `Signed by ${[...new Set(verdict.signers)].join(", ")}` };
+  }
   if (number === 8) {
     if (papers.view?.revoked) {
       return { result: "bad", said: "Taken back, by the site’s word; the proof is on its way" };
@@ -64,7 +66,8 @@ function detail(number, { verdict, papers, anchors, hasPolicy, hasMessage }) {
     const headers = proven.map(({ chainId, header }) => ({ chainId, number: header.number }));
     return {
       result: "part",
-      said: `The proof leads to ${blocks(headers)}. That the block is the network’s own is this site’s word`,
+      said: `The proof leads to ${blocks(headers)}. ` +
+        "That the block is the network’s own is this site’s word",
     };
   }
   return { result: "wait", said: "Not recorded yet, or no receipt is at hand" };

@@ -91,7 +91,8 @@ function withMessage({ verdict, parsed }) {
       `Something else about the email was changed. ${NOT_COVERED}`);
   }
   return say("warn", "The certified text, with something added",
-    "What was certified is in this email, but there is more. Do not rely on what was added; it is shown below.");
+    "What was certified is in this email, but there is more. Do not rely on what was added; it is " +
+    "shown below.");
 }
 
 function refused(verdict, parsed) {
@@ -102,7 +103,8 @@ function refused(verdict, parsed) {
     return say("bad", "The text was changed",
       "Links are as certified, but the words are not. Do not rely on this email.");
   }
-  if (verdict.failedStep === 4 && verdict.differs.includes("links") && !verdict.differs.includes("text")) {
+  const { differs } = verdict;
+  if (verdict.failedStep === 4 && differs.includes("links") && !differs.includes("text")) {
     return say("bad", "Links were changed",
       "The words are as certified, but links lead elsewhere. Do not click them.");
   }
@@ -110,7 +112,8 @@ function refused(verdict, parsed) {
     return say("bad", "This is not the certified email",
       "Its text is not what was certified. It was changed, or it is another email.");
   }
-  return say("bad", "This certificate does not hold", `${sentence(verdict.reason)} Do not rely on this email.`);
+  return say("bad", "This certificate does not hold",
+    `${sentence(verdict.reason)} Do not rely on this email.`);
 }
 
 function sentence(text) {
@@ -129,7 +132,8 @@ export function notices(situation) {
       `${verdict.domain || "an unnamed sender"}. Rely on it as far as you know that issuer.`);
   }
   if (linkDiffers) {
-    note("warn", "The link’s proof is another certificate’s.", "The one that this site has is checked here.");
+    note("warn", "The link’s proof is another certificate’s.",
+      "The one that this site has is checked here.");
   }
   if (verdict?.holds && verdict.recipient === "other" && own.recipient) {
     note("warn", "Not for the address that you entered.", "The email was certified for another one.");
@@ -138,7 +142,8 @@ export function notices(situation) {
     note("warn", "Another sender.", `Certified was ${verdict.domain}; the email names somebody else.`);
   }
   if (view?.forgotten && verdict) {
-    note("neutral", "Personal data was erased.", "The site holds no more of it. Your email still proves itself.");
+    note("neutral", "Personal data was erased.",
+      "The site holds no more of it. Your email still proves itself.");
   }
   if (view?.state === "orphaned") {
     note("warn", "Being recorded again.", "Its network dropped the block that it stood in.");
@@ -172,7 +177,8 @@ export function provenSoFar({ steps, verdict, anchors, hasMessage, papers, hasPo
     const depth = isOwn ? ownDepth(verdict) : `${proven.word?.state ?? "unknown"}, by the site’s word`;
     out.push({ result: isOwn ? "good" : "part", text: `${place} (${depth})` });
   } else {
-    out.push({ result: "wait", text: `Public record: ${papers.view?.state === "open" ? "not yet" : "none at hand yet"}` });
+    const when = papers.view?.state === "open" ? "not yet" : "none at hand yet";
+    out.push({ result: "wait", text: `Public record: ${when}` });
   }
   if (!hasMessage) out.push({ result: "wait", text: "Your email: not compared yet" });
   return out;
