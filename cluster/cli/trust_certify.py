@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from cluster.client import TaskClient
 
 PIECE_LINES = 1_024
-PIECE_BYTES = 8_000_000
+PIECE_BYTES = 4_000_000
 """Of one request: what is sent again when it breaks off. The gateway tells the certificates of so
-many lines in its answer."""
+many lines in its answer, and takes so many bytes as one page."""
 PIECE_S = 300.0
 NDJSON = "application/x-ndjson"
 

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from mesh.contracts.trust import BatchFilled, BatchState, BatchView, NewBatch
 from mesh.core import metrics
-from mesh.core.errors import MailyError, Overloaded
+from mesh.core.errors import DeadlineExceeded, MailyError, Overloaded
 from mesh.trust.client import ROLLING, Rolling, TrustClient
 from serve_apps.gateway.answers import Json, invalid_field
 from serve_apps.gateway.body import discard
@@ -24,7 +24,8 @@ ADD_TIMEOUT_S = 60.0
 
 
 class Filling:
-    """Reads so many bodies at once and no more: each holds a few pages in memory."""
+    """Reads so many bodies at once and no more: each holds a few pages in memory. Those that say
+    that they are no longer than a page are as other requests' bodies, and not counted."""
 
     def __init__(self, gateway: Gateway) -> None:
         trust, limits = gateway.settings.trust, gateway.settings.gateway
@@ -101,23 +102,30 @@ class Filling:
 
     async def _take_in(self, request: Request, trust: TrustClient, opening: Opening) -> Intake:
         context = context_of(request)
-        if self._running >= self._most:
+        counts = not self._is_short(context)
+        if counts and self._running >= self._most:
             metrics.OVERLOADED.labels("trust streams").inc()
             raise Overloaded("Too many bodies are being read: try again", retry_after_s=2.0)
-        self._running += 1
+        self._running += counts
         reader = LineReader(request.receive, self._lines)
         intake = Intake(trust, context.who.workspace_id, opening, self._intake)
         try:
             await intake.run(reader)
-        except MailyError:
+        except MailyError as error:
             await reader.aclose()
-            if not reader.ended and not await discard(request.receive):
+            # A client that is still sending may not hear the answer; one that is silent does.
+            silent = isinstance(error, DeadlineExceeded)
+            if not reader.ended and (silent or not await discard(request.receive)):
                 context.response_headers.append((b"connection", b"close"))
             raise
         finally:
-            self._running -= 1
+            self._running -= counts
             await reader.aclose()
         return intake
+
+    def _is_short(self, context: RequestContext) -> bool:
+        length = context.headers.get(b"content-length", b"")
+        return length.isdigit() and len(length) < 10 and int(length) <= self._lines.page_bytes
 
     def statistics(self) -> dict[str, int | float]:
         return {"running": self._running}

@@ -25,8 +25,8 @@ from serve_apps.gateway.lines import Line, LineReader
 
 _AT_ONCE = 32
 """Lines that are parsed before others of this loop get their turn."""
-_TRIES = 5
-_WAIT_S = 0.2
+_WAIT_S, _MOST_S = 0.1, 2.0
+"""Before a page is sent again: at first, and after many times."""
 
 
 @dataclass(slots=True)
@@ -52,7 +52,7 @@ class IntakeOptions:
     pages: int = 4
     """On their way at once."""
     page_timeout_s: float = 60.0
-    """For one page to be committed."""
+    """For one page to be committed, however often it is sent."""
     max_depth: int = 32
     """Of a line's JSON."""
     told: int = MAX_LINES
@@ -147,24 +147,26 @@ class Intake:
     async def _add(
         self, batch: UUID | Rolling, messages: Sequence[NewMessage], first_line: int
     ) -> list[CertificateLine]:
-        """Patient: an owner that dies is replaced within seconds, and a page may be sent again."""
+        """Patient: an owner that dies is replaced within seconds, one that is busy has room soon,
+        and a page may be sent again."""
+        now = asyncio.get_running_loop().time
+        until = now() + self._options.page_timeout_s
         wait_s = _WAIT_S
-        timeout_s = self._options.page_timeout_s
-        for left in reversed(range(_TRIES)):
+        while True:
             try:
                 return await self._client.add(
                     self._workspace,
                     batch,
                     messages,
                     first_line=first_line,
-                    timeout_s=timeout_s,
+                    timeout_s=until - now(),
                 )
             except MailyError as error:
-                if not error.retryable or not left:
+                pause_s = min(_MOST_S, max(wait_s, error.retry_after_s or 0.0))
+                if not error.retryable or now() + pause_s >= until:
                     raise
-                await asyncio.sleep(min(5.0, max(wait_s, error.retry_after_s or 0.0)))
-                wait_s *= 2
-        raise AssertionError  # the last try returns or raises
+            await asyncio.sleep(pause_s)
+            wait_s *= 2
 
     async def _settle_first(self) -> None:
         lines, error = await self._under_way.popleft()
