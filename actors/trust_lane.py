@@ -82,6 +82,11 @@ class Lane:
         self.former: Held | None = None
         """Of a rolling one: the batch before, so that a repeat is found there, too."""
 
+    @property
+    def bytes(self) -> int:
+        """Of the marks."""
+        return sum(item.marks.bytes for item in (self.held, self.former) if item is not None)
+
     def forget(self) -> None:
         """What is in memory may not be what is in the database."""
         self.held = self.former = None

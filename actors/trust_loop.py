@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from uuid import UUID
 
+from actors.patience import PatienceOptions, pause
 from actors.shards import ShardOptions, Shards
 from actors.trust_lane import Answer
 from actors.trust_sealer import Sealer, Want
@@ -37,6 +38,9 @@ log = get_logger("trust.host")
 SEALS = 2
 """Batches that are sealed at once."""
 TRIES = 3
+STUCK = 3
+"""So many failures to close a batch make the host unhealthy."""
+_PAUSES = PatienceOptions(first_pause_s=0.5, longest_pause_s=30.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +112,8 @@ class TrustLoop:
         )
         self._gate = asyncio.Semaphore(SEALS)
         self._closings: dict[UUID, asyncio.Task[BatchRow]] = {}
+        self._failures: dict[UUID, tuple[int, float, str]] = {}
+        """Batches that could not be closed: how often, when to try again, and why."""
         self._failing: str | None = None
         self._revoked = 0
 
@@ -125,7 +131,8 @@ class TrustLoop:
             await self.sealer.aclose()
 
     def unhealthy(self) -> str | None:
-        return self.shards.unhealthy() or self._failing
+        stuck = next((why for count, _, why in self._failures.values() if count >= STUCK), None)
+        return self.shards.unhealthy() or self._failing or stuck
 
     def statistics(self) -> dict[str, int | float]:
         return {
@@ -177,6 +184,7 @@ class TrustLoop:
 
     def _left(self, shards: frozenset[int]) -> None:
         self.writer.drop(shards)
+        self._failures.clear()
 
     def _full(self, batch: BatchRow) -> None:
         self._closing(batch)
@@ -200,10 +208,14 @@ class TrustLoop:
         if task.cancelled():
             return
         error = task.exception()
+        count, _, _ = self._failures.pop(batch, (0, 0.0, ""))
         if isinstance(error, Fenced):
             self.shards.doubt()
-        if error is not None:
-            log.info("close.failed", batch=str(batch), error=type(error).__name__)
+        if error is None or isinstance(error, Conflict):  # (closed by a newer owner, or empty)
+            return
+        again = self._parts.clock.monotonic() + pause(count + 1, _PAUSES)
+        self._failures[batch] = count + 1, again, f"batch {batch} can't be closed: {error}"
+        log.warning("close.failed", batch=str(batch), error=type(error).__name__, tries=count + 1)
 
     async def _passes(self) -> None:
         options = self._options
@@ -217,8 +229,10 @@ class TrustLoop:
             except MailyError as error:
                 self._failing = error.message
                 continue
+            now = self._parts.clock.monotonic()
             for batch in due:
-                self._closing(batch)
+                if self._failures.get(batch.id, (0, 0.0, ""))[1] <= now:
+                    self._closing(batch)
 
     async def finish_erasures(self, older_than_s: float) -> None:
         """What a process that died had begun to erase leaves the disk."""

@@ -64,6 +64,13 @@ class Teller:
 
     async def run(self) -> None:
         """Until cancelled. Raises Fenced when another host has taken over."""
+        try:
+            await self._run()
+        finally:
+            metrics.TRUST_PENDING.set(0)  # the next teller says how it is
+            metrics.TRUST_OLDEST.set(0)
+
+    async def _run(self) -> None:
         looked = float("-inf")
         while True:
             try:
@@ -71,7 +78,7 @@ class Teller:
                 moved = await self.tell() or moved
                 if self._clock.monotonic() - looked >= self._options.look_s:
                     looked = self._clock.monotonic()
-                    await self._look()
+                    await self.look()
             except Fenced:
                 raise
             except MailyError as error:
@@ -112,7 +119,8 @@ class Teller:
             self._told += 1
         return bool(entries)
 
-    async def _look(self) -> None:
+    async def look(self) -> None:
+        """Counts what waits for a network, and reports what has waited too long."""
         self._pending, self._oldest_s = await self._batches.pending()
         metrics.TRUST_PENDING.set(self._pending)
         metrics.TRUST_OLDEST.set(self._oldest_s)

@@ -22,7 +22,9 @@ from mesh.trust.placement import shard_of
 GROUP = 4_096
 """Leaves of one transaction, about."""
 LANES = 1_024
-"""Batches whose marks stay in memory though nobody writes to them at the moment."""
+"""Batches that stay in memory though nobody writes to them at the moment …"""
+MARKS_BYTES = 268_435_456
+"""… and what their marks may take: those that were not used for longest go first."""
 
 LaneKind = Literal["campaign", "rolling"]
 
@@ -68,7 +70,7 @@ class BatchWriter:
         Raises Overloaded, Fenced, Unavailable, NotFound and Conflict (closed, full, another
         message with the same Message-ID, or a message shows another place than it gets)."""
         weight = rows.weight
-        if self._bytes + weight > self._queue_bytes:
+        if self._bytes and self._bytes + weight > self._queue_bytes:
             metrics.OVERLOADED.labels("trust").inc()
             raise Overloaded("Too many messages wait to be certified.", retry_after_s=1.0)
         lane = self._lane(batch or workspace, "campaign" if batch else "rolling")
@@ -111,10 +113,9 @@ class BatchWriter:
         self._lanes.clear()
 
     def statistics(self) -> dict[str, int | float]:
-        held = [lane.held for lane in self._lanes.values() if lane.held is not None]
         return {
-            "batches_held": len(held),
-            "marks_bytes": sum(item.marks.bytes for item in held),
+            "batches_held": sum(lane.held is not None for lane in self._lanes.values()),
+            "marks_bytes": sum(lane.bytes for lane in self._lanes.values()),
             "waiting_bytes": self._bytes,
             "groups": self._groups,
             "written": self._written,
@@ -122,19 +123,19 @@ class BatchWriter:
         }
 
     def _lane(self, key: UUID, kind: LaneKind) -> Lane:
-        if key not in self._lanes:
-            self._make_room()
-            self._lanes[key] = Lane(key, kind)
-        return self._lanes[key]
+        lane = self._lanes.pop(key, None) or Lane(key, kind)
+        self._lanes[key] = lane  # the one that was used last is the last
+        self._make_room(lane)
+        return lane
 
-    def _make_room(self) -> None:
-        if len(self._lanes) < LANES:
-            return
+    def _make_room(self, wanted: Lane) -> None:
+        held = sum(lane.bytes for lane in self._lanes.values())
         for key, lane in list(self._lanes.items()):
-            if not lane.waiting and not lane.lock.locked():
+            if len(self._lanes) <= LANES and held <= MARKS_BYTES:
+                return
+            if lane is not wanted and not lane.waiting and not lane.lock.locked():
+                held -= lane.bytes
                 del self._lanes[key]
-                if len(self._lanes) < LANES // 2:
-                    return
 
     def _leave(self, weight: int) -> None:
         self._bytes -= weight

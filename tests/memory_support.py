@@ -11,6 +11,7 @@ from typing import Any
 from uuid import UUID
 
 import numpy as np
+from actors_support import workspace
 from local_hosts import LocalHosts
 from pydantic import SecretStr
 
@@ -20,7 +21,6 @@ from actors.memory_open import host_options, open_host_parts, open_memory
 from actors.memory_store import MemoryStore
 from mesh.contracts.memory import MemoryKind, MemoryQuery, Namespace, NamespaceKind, NewMemory
 from mesh.core.errors import Unavailable
-from mesh.core.ids import uuid7
 from mesh.core.settings import PostgresSettings, RedisSettings, Settings
 from mesh.core.settings_memory import MemorySettings
 from mesh.core.settings_tree import SecuritySettings
@@ -99,12 +99,7 @@ class House:
     workspace: UUID
 
     async def new_workspace(self) -> UUID:
-        identity = uuid7()
-        async with self.context.db.connection() as connection:
-            await connection.execute(
-                "INSERT INTO workspaces (id, name) VALUES ($1, $2)", identity, identity.hex
-            )
-        return identity
+        return await workspace(self.context.db)
 
     async def remember(self, *items: NewMemory, workspace: UUID | None = None) -> list[Any]:
         return await self.client.remember(workspace or self.workspace, items, timeout_s=20)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from actors_support import workspace
 from local_hosts import LocalHosts
 from pydantic import SecretStr
 
@@ -22,7 +23,6 @@ from actors.trust_loop import TrustLoop
 from actors.trust_open import host_options, open_host_parts, open_teller, open_trust
 from mesh.contracts.networks import AnchorState
 from mesh.contracts.trust import BatchView, CertificateLine, DkimRef, NewBatch, NewMessage
-from mesh.core.ids import uuid7
 from mesh.core.settings import PostgresSettings, RedisSettings, Settings
 from mesh.core.settings_tree import SecuritySettings
 from mesh.core.settings_trust import TrustSettings
@@ -102,12 +102,7 @@ class House:
     _lease: Lease | None = field(default=None, repr=False)
 
     async def new_workspace(self) -> UUID:
-        identity = uuid7()
-        async with self.context.db.connection() as connection:
-            await connection.execute(
-                "INSERT INTO workspaces (id, name) VALUES ($1, $2)", identity, identity.hex
-            )
-        return identity
+        return await workspace(self.context.db)
 
     async def open(self, name: str = "", key: str | None = None) -> UUID:
         batch = await self.client.open_batch(

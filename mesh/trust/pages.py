@@ -13,6 +13,8 @@ from mesh.trust.merkle import HASH_BYTES
 from mesh.trust.vault import MARK_BYTES, PERSON_BYTES
 
 PAGE_LEAVES = 1_024
+PAGE_BYTES = 8_388_608
+"""Of sealed facts in one page, about: messages with thousands of links make smaller pages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +94,9 @@ class Page:
 
 def pages_of(first: int, rows: Prepared) -> Iterator[Page]:
     """``first``: the index that the first leaf gets."""
-    for start in range(0, len(rows), PAGE_LEAVES):
-        end = min(start + PAGE_LEAVES, len(rows))
+    start = 0
+    while start < len(rows):
+        end = _page_end(rows.sealed, start)
         cells = rows.sealed[start:end]
         offsets = (0, *accumulate(map(len, cells)))
         yield Page(
@@ -106,3 +109,12 @@ def pages_of(first: int, rows: Prepared) -> Iterator[Page]:
             marks=rows.marks[start * MARK_BYTES : end * MARK_BYTES],
             people=rows.people[start * PERSON_BYTES : end * PERSON_BYTES],
         )
+        start = end
+
+
+def _page_end(cells: Sequence[bytes], start: int) -> int:
+    size, end = 0, start
+    while end < len(cells) and end < start + PAGE_LEAVES and size < PAGE_BYTES:
+        size += len(cells[end])
+        end += 1
+    return end

@@ -8,14 +8,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import asyncpg
 import numpy as np
 import pytest
 import pytest_asyncio
+from disk import DiskServer, places
 from memory_support import (
     BRAND,
     House,
@@ -26,7 +25,6 @@ from memory_support import (
     open_house,
     settings_for,
 )
-from services import PostgresServer
 
 from actors.memory_forget import Forgetter
 from mesh.contracts.memory import (
@@ -52,22 +50,15 @@ CONVERSATION = Namespace(kind=NamespaceKind.CONVERSATION, id="chat-4711")
 CONTACT = contact("zephyrine@quillfeather.example")
 
 
-class Server(PostgresServer):
-    """As our embedded one: old log segments are removed."""
-
-    def _command(self) -> list[str]:
-        return [*super()._command(), "-c", "wal_recycle=off", "-c", "min_wal_size=32MB"]
-
-
 @pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with Server() as started:
+def server() -> Iterator[DiskServer]:
+    with DiskServer() as started:
         yield started
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def shared(
-    server: Server, valkey_url: str, tmp_path_factory: pytest.TempPathFactory
+    server: DiskServer, valkey_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[House]:
     await migrate(server.dsn())
     home = tmp_path_factory.mktemp("memory")
@@ -84,28 +75,6 @@ async def house(shared: House) -> House:
 
 async def forget(house: House, **selector: Any) -> ForgetReceipt:
     return await house.client.forget(house.workspace, ForgetSelector(**selector), timeout_s=60)
-
-
-async def flushed(server: Server) -> None:
-    connection = await asyncpg.connect(server.dsn())
-    try:
-        await connection.execute("CHECKPOINT")
-    finally:
-        await connection.close()
-
-
-async def places(folder: Path, *needles: bytes) -> list[str]:
-    """Files that hold any of these bytes. In a thread: hosts of this process keep their leases."""
-
-    def search() -> list[str]:
-        found = []
-        for path in folder.rglob("*"):
-            if path.is_file():
-                data = path.read_bytes()
-                found += [str(path.relative_to(folder)) for needle in needles if needle in data]
-        return found
-
-    return await asyncio.to_thread(search)
 
 
 def traces(text: str) -> list[bytes]:
@@ -128,7 +97,7 @@ async def salts(house: House, *ids: UUID) -> list[bytes]:
 
 
 async def test_nothing_readable_is_ever_written_and_keys_leave_the_disk(
-    house: House, server: Server
+    house: House, server: DiskServer
 ) -> None:
     (item,) = await house.remember(
         memory(TEXT, CONTACT, tags=["vermilion"], metadata={"who": "Zephyrine"})
@@ -137,7 +106,7 @@ async def test_nothing_readable_is_ever_written_and_keys_leave_the_disk(
     kept = await house.remember(*(memory(text, CONTACT) for text in others))
     for host in house.hosts.hosts.values():
         await host._passes.round()
-    await flushed(server)
+    await server.flushed()
     (salt,) = await salts(house, item.id)
     (other_salt,) = await salts(house, kept[0].id)
     home = house.context.settings.home

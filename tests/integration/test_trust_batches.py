@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 import pytest_asyncio
@@ -21,6 +22,9 @@ from trust_house import (
     until,
 )
 
+from actors.trust_open import open_teller
+from actors.trust_reader import TrustReader
+from actors.trust_teller import TellerOptions
 from mesh.contracts.events import EventType
 from mesh.contracts.networks import AnchorState
 from mesh.contracts.trust import (
@@ -31,12 +35,14 @@ from mesh.contracts.trust import (
     NewMessage,
     RevokeReason,
 )
+from mesh.core.clock import VirtualClock
 from mesh.core.errors import Conflict, InvalidInput, NotFound
 from mesh.streams.log import START
 from mesh.streams.names import trust_overview, trust_stream
 from mesh.trust import jcs
 from mesh.trust.certificate import read_revocation
 from mesh.trust.checkpoint import VerifierKey
+from mesh.trust.provider import ClientTrustProvider
 from mesh.trust.receipt import read_receipt
 from mesh.trust.verdict import TrustPolicy
 from mesh.trust.verify import verify
@@ -320,6 +326,39 @@ async def test_a_document_is_as_far_as_its_least_certificate(house: House) -> No
     assert (found.revoked, found.by_state["final"]) == (1, 2)
     stranger = await house.new_workspace()
     assert (await state(stranger, "spring", "7", timeout_s=T_S)).certificates == 0
+
+
+async def test_a_provider_says_how_far_a_version_is(house: House) -> None:
+    await house.closed(message(1, document=DocumentRef(id="d", version="1")))
+    provider = ClientTrustProvider(house.client)
+    found = await provider.state_of(house.workspace, "d", "1")
+    assert (found.state, found.certificates) == (CertificateState.INCLUDED, 1)
+    assert (await provider.state_of(house.workspace, "d", "2")).state is None
+
+
+async def test_a_root_that_nobody_confirms_raises_an_alarm(
+    house: House, capfd: pytest.CaptureFixture[str]
+) -> None:
+    batch, _ = await house.closed(*messages(0, 2))
+    await house.anchor(bytes.fromhex(str(batch.root)), AnchorState.SUBMITTED)
+    await house.tell()
+    assert not (await house.client.batch(house.workspace, batch.id, timeout_s=T_S)).degraded
+    parts = house.client._parts.reader._parts
+    late = TrustReader(replace(parts, clock=VirtualClock(parts.clock.now() + 3_600)))
+    view = await late.batch(house.workspace, batch.id)
+    assert view.degraded
+    assert "no network has confirmed it" in str(view.reason)
+
+    teller = open_teller(house.context, await house.anchoring())
+    teller._options = TellerOptions(alarm_s=0.0)
+    await teller.look()
+    await teller.look()
+    said = [line for line in capfd.readouterr().err.splitlines() if str(batch.id) in line]
+    assert sum("batch.overdue" in line for line in said) == 1
+    assert teller.statistics()["pending"] > 0
+    await house.anchor(bytes.fromhex(str(batch.root)), AnchorState.CONFIRMED)
+    await house.tell()
+    assert not (await late.batch(house.workspace, batch.id)).degraded
 
 
 async def test_pages_of_batches_go_on_where_the_last_ended(house: House) -> None:

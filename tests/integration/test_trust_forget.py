@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
-import asyncpg
 import pytest
 import pytest_asyncio
-from services import PostgresServer
+from disk import DiskServer, places
 from trust_house import T_S, House, mail, message, messages, open_house, settings_for
 
 from mesh.contracts.trust import CertificateState
@@ -27,22 +25,15 @@ PERSON = "zephyrine.quillfeather@snapdragon.example"
 SUBJECT = "Vermilion snapdragons for Michaelmas"
 
 
-class Server(PostgresServer):
-    """As our embedded one: old log segments are removed."""
-
-    def _command(self) -> list[str]:
-        return [*super()._command(), "-c", "wal_recycle=off", "-c", "min_wal_size=32MB"]
-
-
 @pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with Server() as started:
+def server() -> Iterator[DiskServer]:
+    with DiskServer() as started:
         yield started
 
 
 @pytest_asyncio.fixture(loop_scope="session", scope="module")
 async def house(
-    server: Server, valkey_url: str, tmp_path_factory: pytest.TempPathFactory
+    server: DiskServer, valkey_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[House]:
     await migrate(server.dsn())
     settings = settings_for(server.dsn(), valkey_url, tmp_path_factory.mktemp("forget"))
@@ -50,27 +41,14 @@ async def house(
         yield opened
 
 
-async def places(server: Server, *needles: bytes) -> list[str]:
+async def found(server: DiskServer, *needles: bytes) -> list[str]:
     """Files of the server that hold any of these bytes, after a checkpoint."""
-    connection = await asyncpg.connect(server.dsn())
-    try:
-        await connection.execute("CHECKPOINT")
-    finally:
-        await connection.close()
-
-    def search(folder: Path) -> list[str]:
-        found = []
-        for path in folder.rglob("*"):
-            if path.is_file():
-                data = path.read_bytes()
-                found += [path.name for needle in needles if needle in data]
-        return found
-
-    return await asyncio.to_thread(search, server.folder)
+    await server.flushed()
+    return await places(server.folder, *needles)
 
 
 async def test_what_tells_of_a_person_leaves_the_disk_and_others_proofs_hold(
-    house: House, server: Server
+    house: House, server: DiskServer
 ) -> None:
     batch = await house.open("Autumn")
     hers = message(500, PERSON, mailing={"Subject": SUBJECT, "text": "Dear Zephyrine, hello."})
@@ -80,13 +58,13 @@ async def test_what_tells_of_a_person_leaves_the_disk_and_others_proofs_hold(
     assert cell is not None
     assert cell.salt is not None
     names = (PERSON.encode(), b"Vermilion", b"Zephyrine", b"<500@shop.example>")
-    assert await places(server, *names) == []  # nothing readable was ever written
-    assert await places(server, cell.salt) != []
+    assert await found(server, *names) == []  # nothing readable was ever written
+    assert await found(server, cell.salt) != []
     closed = await house.close(batch)
 
     receipt = await house.client.forget(house.workspace, line.id, timeout_s=60)
     assert (receipt.certificates, receipt.scrubbed, receipt.note) == ([line.id], True, None)
-    assert await places(server, cell.salt, *names) == []
+    assert await found(server, cell.salt, *names) == []
 
     view = await house.client.view(line.id, timeout_s=T_S)
     assert view.forgotten
@@ -111,7 +89,7 @@ async def test_what_tells_of_a_person_leaves_the_disk_and_others_proofs_hold(
 
 
 async def test_all_that_went_to_an_address_in_a_batch_is_forgotten(
-    house: House, server: Server
+    house: House, server: DiskServer
 ) -> None:
     batch = await house.open()
     lines = [message(n, "Ann@E.org" if n % 5 == 0 else f"p{n}@e.org") for n in range(20)]
@@ -135,7 +113,7 @@ async def test_all_that_went_to_an_address_in_a_batch_is_forgotten(
 
 
 async def test_an_erasure_that_nobody_finished_is_finished(
-    house: House, server: Server, monkeypatch: pytest.MonkeyPatch
+    house: House, server: DiskServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch, told = await house.closed(message(1, "ann@e.org"))
     cell = await TrustLeaves(house.context.db).cell(batch.id, 0)
@@ -149,8 +127,8 @@ async def test_an_erasure_that_nobody_finished_is_finished(
     monkeypatch.setattr(forgetter, "_scrub", dies)
     with pytest.raises(asyncio.CancelledError):
         await forgetter.certificate(house.workspace, told[0].id)
-    assert await places(server, cell.salt) != []
+    assert await found(server, cell.salt) != []
     assert (await house.client.view(told[0].id, timeout_s=T_S)).forgotten  # at once all the same
     await house.hosts.hosts["trust-host-0"].finish_erasures(0.0)
-    assert await places(server, cell.salt) == []
+    assert await found(server, cell.salt) == []
     assert await house.client._parts.forgetter._erasures.unscrubbed(0.0) == {}

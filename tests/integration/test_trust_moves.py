@@ -19,6 +19,7 @@ from trust_house import (
     until,
 )
 
+from actors import trust_writer
 from actors.trust_duty import Duty
 from actors.trust_loop import TrustLoop
 from actors.trust_open import open_teller
@@ -26,6 +27,7 @@ from mesh.contracts.networks import AnchorState
 from mesh.contracts.trust import BatchState, CertificateState, NetworkView
 from mesh.core.errors import Fenced, Overloaded, Unavailable
 from mesh.storage.leases import Lease
+from mesh.trust.checkpoint import SigningKey
 from mesh.trust.client import ROLLING
 from mesh.trust.intake import prepare, read_lines
 from mesh.trust.placement import ANCHORING, shard_of
@@ -100,9 +102,62 @@ async def test_more_than_the_queue_holds_is_refused(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = await house.open()
-    monkeypatch.setattr(owner(house, shard_of(batch)).writer, "_queue_bytes", 1_000)
-    with pytest.raises(Overloaded):
-        await house.add(batch, *messages(0, 50))
+    writer = owner(house, shard_of(batch)).writer
+    monkeypatch.setattr(writer, "_queue_bytes", 1_000)
+    async with writer._lane(batch, "campaign").lock:
+        first = asyncio.create_task(house.add(batch, *messages(0, 50)))  # too large, but alone
+
+        async def waits() -> bool:
+            return writer.statistics()["waiting_bytes"] > 0
+
+        await until(waits)
+        with pytest.raises(Overloaded):
+            await house.add(batch, message(60))
+    assert len(await first) == 50
+    assert writer.statistics()["waiting_bytes"] == 0
+
+
+async def test_a_batch_that_cannot_be_sealed_is_tried_again_and_the_host_says_so(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = await house.open()
+    await house.add(batch, *messages(0, 4))
+    loop = owner(house, shard_of(batch))
+    keys = loop._parts.keys
+
+    async def sealed_under_another_secret() -> list[SigningKey]:
+        raise Unavailable("the keys were sealed under another secret")
+
+    signers = keys.signers
+    monkeypatch.setattr(keys, "signers", sealed_under_another_secret)
+    with pytest.raises(Unavailable):
+        await loop.close(house.workspace, batch)
+
+    async def unwell() -> bool:
+        return "another secret" in (loop.unhealthy() or "")
+
+    await until(unwell)
+    monkeypatch.setattr(keys, "signers", signers)
+
+    async def sealed() -> bool:
+        view = await house.client.batch(house.workspace, batch, timeout_s=T_S)
+        return view.root is not None and loop.unhealthy() is None
+
+    await until(sealed)
+
+
+async def test_marks_of_idle_batches_leave_memory(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trust_writer, "MARKS_BYTES", 12 * 25)
+    batches = [await house.open() for _ in range(6)]
+    for batch in batches:
+        await house.add(batch, *messages(0, 10))
+    held = [loop.writer.statistics() for loop in house.hosts.hosts.values()]
+    assert all(item["marks_bytes"] <= 12 * 35 for item in held)
+    for batch in batches:  # read again from the database
+        lines = await house.add(batch, *messages(0, 12))
+        assert [line.repeated for line in lines] == [True] * 10 + [False] * 2
 
 
 async def test_single_mails_go_into_a_batch_that_closes_by_itself(

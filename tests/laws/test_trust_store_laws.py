@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from dataclasses import replace
 from struct import unpack
 from uuid import UUID
 
@@ -20,7 +21,7 @@ from mesh.trust.ids import CertificateIds
 from mesh.trust.leaf import DkimKey
 from mesh.trust.marks import MarkIndex, keys_of
 from mesh.trust.merkle import HASH_BYTES, Tree, root_from_inclusion
-from mesh.trust.pages import PAGE_LEAVES, Prepared, pages_of
+from mesh.trust.pages import PAGE_BYTES, PAGE_LEAVES, Prepared, pages_of
 from mesh.trust.record import Record, masked
 from mesh.trust.states import state_of
 from mesh.trust.stored import (
@@ -114,6 +115,10 @@ def test_pages_are_full_but_the_last() -> None:
         (None,) * count,
     )
     assert [page.count for page in pages_of(0, rows)] == [PAGE_LEAVES, PAGE_LEAVES, 5]
+    large = replace(rows.take(range(10)), sealed=(bytes(PAGE_BYTES // 2),) * 10)
+    assert [(page.first, page.count) for page in pages_of(7, large)] == [
+        (7 + at, 2) for at in range(0, 10, 2)
+    ]
 
 
 @given(st.lists(prepared(8), min_size=1, max_size=4), st.data())
