@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mesh.contracts.networks import AnchorState
-from mesh.core.errors import MailyError
+from mesh.core.errors import MailyError, Unavailable
 from mesh.core.logging import get_logger
 from mesh.trust.anchoring.book import NetworkBook, Roots, Slot
 from mesh.trust.anchoring.choice import Reached, Standing
@@ -70,6 +70,8 @@ class Network:
         self._refused_at = float("-inf")
         """Monotonic: when a first transaction could not be made for lack of money or the like."""
         self._gap_since: float | None = None
+        self._verified: bytes | None = None
+        """The genesis that the ledger knows, once the node has shown it."""
 
     def standing(self, root: bytes) -> Standing:
         """How far the root is here."""
@@ -152,8 +154,8 @@ class Network:
             self.signing.ready = False
             for slot in self.book.slots.values():
                 slot.heard = False
-        if not checked and not await self._same_chain():
-            return
+        if self.link.genesis != self._verified:
+            await self._verify()
         if self.options.development and await self._lost_blocks():
             return
         await self.link.check_balance(self.signing.wallet.address)
@@ -163,20 +165,23 @@ class Network:
         await self.signing.count_spent()
         await self._begin()
 
-    async def _same_chain(self) -> bool:
+    async def _verify(self) -> None:
+        """Raises Unavailable: the node is of another chain than the ledger speaks of."""
         genesis = self.link.genesis
         assert genesis is not None
+        self._verified = None
         known = await self._ledger.genesis(self.name)
         same = known == (self.options.chain_id, genesis)
         self.link.alarm("wrong_chain", not same and known is not None)
-        if same:
-            return True
-        if known is None or self.options.development:
+        if not same and (known is None or self.options.development):
             await self._ledger.set_genesis(self.name, self.options.chain_id, genesis)
             self.link.alarm("wrong_chain", False)
-            return True
-        log.error("network.other_genesis", network=self.name, genesis=genesis.hex())
-        return False
+        elif not same:
+            raise Unavailable(
+                f"The node of {self.name} has another genesis than before: nothing is sent to it.",
+                {"network": self.name, "genesis": genesis.hex()},
+            )
+        self._verified = genesis
 
     async def _lost_blocks(self) -> bool:
         """A development node came back without blocks that were final: what was closed is sent

@@ -154,7 +154,11 @@ class Signing:
             highest = Fees(
                 max(a.max_fee for a in vacant.attempts), max(a.tip for a in vacant.attempts)
             )
-            offer = fees.replacement(highest, market, self._options)
+            better = fees.replacement(highest, market, self._options)
+            if better is None:
+                vacant = None  # above our limit: it goes first, as it is, and the root after it
+            else:
+                offer = better
         self._link.alarm("fee_cap", offer is None)
         if offer is None:
             return False
