@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from uuid import UUID
 
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Message, Receive
 
 from mesh.contracts.trust import BatchFilled, BatchState, BatchView, NewBatch
 from mesh.core import metrics
@@ -44,7 +47,17 @@ class Filling:
     async def new_batch(self, request: Request, trust: TrustClient, new: NewBatch) -> Response:
         """A batch from a body. With an Idempotency-Key the batch is the key's: what was cut off
         goes on where it was, and what was done is answered again."""
-        context = context_of(request)
+        async with _body(request) as body:
+            return await self._new_batch(context_of(request), body, trust, new)
+
+    async def more(self, request: Request, trust: TrustClient, batch: UUID | Rolling) -> Response:
+        """More messages for a batch, which stays open."""
+        async with _body(request) as body:
+            return await self._more(context_of(request), body, trust, batch)
+
+    async def _new_batch(
+        self, context: RequestContext, body: _Body, trust: TrustClient, new: NewBatch
+    ) -> Response:
         workspace, key = context.who.workspace_id, context.idempotency_key
         view: BatchView | None = None
 
@@ -54,14 +67,14 @@ class Filling:
         if key is not None:
             view = await opened()
             if view.state is not BatchState.OPEN:
-                return await self._again(request, view)
+                return await self._again(body, view)
 
         async def opening() -> UUID:
             nonlocal view
             view = view or await opened()
             return view.id
 
-        intake = await self._take_in(request, trust, opening)
+        intake = await self._take_in(context, body, trust, opening)
         closing = new.close == "now"
         if view is None or (view.size == 0 and intake.taken.lines == 0):
             if closing:
@@ -73,26 +86,25 @@ class Filling:
             view = await trust.batch(workspace, view.id, timeout_s=_a_while(context))
         return _filled(intake, view, 201)
 
-    async def more(self, request: Request, trust: TrustClient, batch: UUID | Rolling) -> Response:
-        """More messages for a batch, which stays open."""
-        context = context_of(request)
-        workspace = context.who.workspace_id
-
+    async def _more(
+        self, context: RequestContext, body: _Body, trust: TrustClient, batch: UUID | Rolling
+    ) -> Response:
         async def opening() -> UUID | Rolling:
             return batch
 
         if batch == ROLLING:
-            return _filled(await self._take_in(request, trust, opening), None, 200)
+            return _filled(await self._take_in(context, body, trust, opening), None, 200)
+        workspace = context.who.workspace_id
         # Before the first line is read: another workspace's batch is not found.
         await trust.batch(workspace, batch, timeout_s=_a_while(context))
-        intake = await self._take_in(request, trust, opening)
+        intake = await self._take_in(context, body, trust, opening)
         view = await trust.batch(workspace, batch, timeout_s=_a_while(context))
         return _filled(intake, view, 200)
 
-    async def _again(self, request: Request, view: BatchView) -> Response:
+    async def _again(self, body: _Body, view: BatchView) -> Response:
         """What came of the first time; the body is read to its end, for a client that is still
         sending does not hear the answer."""
-        reader = LineReader(request.receive, self._lines)
+        reader = LineReader(body, self._lines)
         try:
             await reader.skip()
         finally:
@@ -100,24 +112,18 @@ class Filling:
         again = BatchFilled(batch=view, lines=view.size, repeated=view.size, certificates=None)
         return Json(again.model_dump_json().encode(), 201, headers={**_place(view), **REPLAYED})
 
-    async def _take_in(self, request: Request, trust: TrustClient, opening: Opening) -> Intake:
-        context = context_of(request)
+    async def _take_in(
+        self, context: RequestContext, body: _Body, trust: TrustClient, opening: Opening
+    ) -> Intake:
         counts = not self._is_short(context)
         if counts and self._running >= self._most:
             metrics.OVERLOADED.labels("trust streams").inc()
             raise Overloaded("Too many bodies are being read: try again", retry_after_s=2.0)
         self._running += counts
-        reader = LineReader(request.receive, self._lines)
+        reader = LineReader(body, self._lines)
         intake = Intake(trust, context.who.workspace_id, opening, self._intake)
         try:
             await intake.run(reader)
-        except MailyError as error:
-            await reader.aclose()
-            # A client that is still sending may not hear the answer; one that is silent does.
-            silent = isinstance(error, DeadlineExceeded)
-            if not reader.ended and (silent or not await discard(request.receive)):
-                context.response_headers.append((b"connection", b"close"))
-            raise
         finally:
             self._running -= counts
             await reader.aclose()
@@ -129,6 +135,33 @@ class Filling:
 
     def statistics(self) -> dict[str, int | float]:
         return {"running": self._running}
+
+
+class _Body:
+    """A request's ``receive`` that knows whether there is more."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self.ended = False
+
+    async def __call__(self) -> Message:
+        message = await self._receive()
+        self.ended = message["type"] != "http.request" or not message.get("more_body", False)
+        return message
+
+
+@asynccontextmanager
+async def _body(request: Request) -> AsyncIterator[_Body]:
+    """A client that is still sending when it is refused often never reads why: what it sends is
+    read for a while, and then the connection is closed. One that is silent hears at once."""
+    body = _Body(request.receive)
+    try:
+        yield body
+    except MailyError as error:
+        silent = isinstance(error, DeadlineExceeded)
+        if not body.ended and (silent or not await discard(body)):
+            context_of(request).response_headers.append((b"connection", b"close"))
+        raise
 
 
 def _a_while(context: RequestContext) -> float:

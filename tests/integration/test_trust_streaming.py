@@ -219,6 +219,13 @@ async def test_an_error_is_heard_by_a_client_that_is_still_sending(served: Serve
         assert (await client.get(f"{URL}?limit=1")).status_code == 200
 
 
+async def test_what_is_refused_unread_is_heard_too(served: Served) -> None:
+    async with served.client() as client:
+        answer = await client.post(f"{URL}/{uuid4()}/messages", content=pieces(44_000, 3_000))
+        shaped(answer, 404, "not_found")
+        assert (await client.get(f"{URL}?limit=1")).status_code == 200
+
+
 async def test_an_owner_that_is_away_for_a_moment_is_waited_for(served: Served) -> None:
     served.trust.failures = [Unavailable("moved"), Overloaded("full", retry_after_s=0.1)]
     async with served.client() as client:
