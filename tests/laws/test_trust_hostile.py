@@ -1,4 +1,4 @@
-"""Messages made to be dear: hundreds of kilobytes each, read by all three verifiers with one result.
+"""Messages made to be dear: hundreds of kilobytes each, read by all three verifiers alike.
 
 No pattern may look at the rest of a message from each of its places: then one of these takes hours.
 So the test's own time limit is what fails.
