@@ -81,9 +81,18 @@ class Mortal:
 class World:
     """``networks`` chains in order of preference, ``needed`` of which must have a root."""
 
-    def __init__(self, seed: int, networks: int = 1, needed: int = 1, nature: Nature | None = None):
+    def __init__(
+        self,
+        seed: int,
+        networks: int = 1,
+        needed: int = 1,
+        nature: Nature | None = None,
+        *,
+        development: bool = False,
+    ) -> None:
         self.rng = random.Random(seed)
         self.nature = nature or Nature()
+        self.development = development
         self.calm = False
         self.budget = BUDGET
         self.needed = needed
@@ -126,6 +135,7 @@ class World:
             budget_wei=self.budget,
             orphan_grace_s=10.0,
             max_fee=400 * GWEI,
+            development=self.development,
         )
 
     def open(self) -> Anchoring:
@@ -134,7 +144,14 @@ class World:
             NetworkParts(
                 self.options(name),
                 Mortal(
-                    FakeChain(self.chains[name], self.clock, self.rng, faults=self.faults[name]),
+                    FakeChain(
+                        self.chains[name],
+                        self.clock,
+                        self.rng,
+                        faults=self.faults[name],
+                        automine=self.development,
+                        development=self.development,
+                    ),
                     self,
                     lambda: 0.0,
                 ),
@@ -188,6 +205,11 @@ class World:
         chain, faults, nature = self.chains[name], self.faults[name], self.nature
         while True:
             await asyncio.sleep(self.rng.uniform(0.2, 1.8) * BLOCK_S)
+            if self.development:
+                if not self.calm and self._happens(nature.reorg):
+                    chain.rewind(self.rng.randint(0, chain.head.number))
+                self.check(name)
+                continue
             if self.calm:
                 faults.down, faults.refused, faults.lost, faults.lags = False, 0.0, 0.0, 0.0
                 chain.base_fee = GWEI
@@ -226,8 +248,8 @@ class World:
     def _watch(self, step: Step) -> None:
         """The second law, before each step is written."""
         for row in step.anchors:
-            if row.state is not AnchorState.FINAL:
-                continue
+            if row.state is not AnchorState.FINAL or self.development:
+                continue  # a development node may lose what was final at any moment
             chain = self.chains[row.network]
             assert row.block_number is not None
             assert row.block_number <= chain.finalized, "final before its block is"
