@@ -4,14 +4,13 @@ tests of what stands in front of it. ``anchor`` plays the network."""
 from __future__ import annotations
 
 import asyncio
-import base64
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 from uuid import NAMESPACE_OID, UUID, uuid4, uuid5
 
 from eth_hash.auto import keccak
+from trust_memory_batch import Kept, take, told
 
 from benchmarks.trustworks.papers import CHAIN, KEY, event_anchor
 from mesh.contracts.events import EventType
@@ -39,30 +38,13 @@ from mesh.core.errors import Conflict, Gone, NotFound
 from mesh.streams.log import StreamLog
 from mesh.streams.names import trust_stream
 from mesh.trust import checkpoint, jcs
-from mesh.trust.canonical import Canonical, canonicalise
 from mesh.trust.certificate import Certificate, certify
 from mesh.trust.ids import CertificateIds
-from mesh.trust.leaf import Leaf, make_leaf
 from mesh.trust.merkle import Tree
-from mesh.trust.receipt import Anchor, Receipt
+from mesh.trust.receipt import Receipt
 
 WEI = 10**22
 """A balance that is longer than 64 bits."""
-
-
-@dataclass
-class Kept:
-    view: BatchView
-    workspace: UUID
-    leaves: list[Leaf] = field(default_factory=list)
-    messages: list[Canonical] = field(default_factory=list)
-    recipients: list[str] = field(default_factory=list)
-    documents: list[Any] = field(default_factory=list)
-    known: dict[tuple[str, str], int] = field(default_factory=dict)
-    tree: Tree | None = None
-    anchors: list[Anchor] = field(default_factory=list)
-    revoked: dict[int, RevokedView] = field(default_factory=dict)
-    forgotten: set[int] = field(default_factory=set)
 
 
 class MemoryTrust:
@@ -130,66 +112,10 @@ class MemoryTrust:
             await self.gate.wait()
             if self.failures:
                 raise self.failures.pop(0)
-            return self._take(kept, lines, first_line)
+            return take(kept, self._ids, lines, first_line)
         finally:
             self.adding -= 1
             self._held -= size
-
-    def _take(
-        self, kept: Kept, lines: Sequence[NewMessage], first_line: int
-    ) -> list[CertificateLine]:
-        told: list[CertificateLine] = []
-        fresh: list[tuple[Canonical, str, Any]] = []
-        known = dict(kept.known)
-        for number, line in enumerate(lines, start=first_line):
-            raw = (
-                line.message.encode()
-                if line.message is not None
-                else base64.b64decode(line.message_base64 or "")
-            )
-            message = canonicalise(raw)
-            name = (message.domain, message.message_id)
-            at = known.get(name)
-            if at is not None:
-                before = len(kept.messages)
-                there = (
-                    (kept.messages[at], kept.recipients[at])
-                    if at < before
-                    else fresh[at - before][:2]
-                )
-                if (there[0].exact, there[1]) != (message.exact, line.recipient):
-                    raise Conflict(
-                        f"line {number}: another message has this Message-ID",
-                        {"field": f"line {number}", "line": number},
-                    )
-                told.append(self._line(kept, at, message, repeated=True))
-                continue
-            if kept.view.state is not BatchState.OPEN:
-                raise Conflict("The batch is closed", {"line": number})
-            at = len(kept.messages) + len(fresh)
-            if line.certificate not in (None, self._ids.make(kept.view.serial, at)):
-                raise Conflict(f"Line {number}: its own place is {at}.", {"line": number})
-            known[name] = at
-            fresh.append((message, line.recipient, line.document))
-            told.append(self._line(kept, at, message, repeated=False))
-        kept.known = known
-        for message, recipient, document in fresh:
-            kept.leaves.append(make_leaf(message, recipient))
-            kept.messages.append(message)
-            kept.recipients.append(recipient)
-            kept.documents.append(document)
-        self._set(kept, size=len(kept.leaves))
-        return told
-
-    def _line(
-        self, kept: Kept, index: int, message: Canonical, *, repeated: bool
-    ) -> CertificateLine:
-        return CertificateLine(
-            index=index,
-            id=self._ids.make(kept.view.serial, index),
-            message_id=message.message_id,
-            repeated=repeated,
-        )
 
     async def close_batch(self, workspace_id: UUID, batch: UUID, *, timeout_s: float) -> BatchView:
         kept = self._of(workspace_id, batch)
@@ -248,7 +174,8 @@ class MemoryTrust:
         kept = self._of(workspace_id, batch)
         end = min(after + 1 + limit, len(kept.messages))
         lines = [
-            self._line(kept, at, kept.messages[at], repeated=False) for at in range(after + 1, end)
+            told(kept, self._ids, at, kept.messages[at], repeated=False)
+            for at in range(after + 1, end)
         ]
         return CertificatePage(
             certificates=lines, next=end - 1 if end < len(kept.messages) else None
@@ -412,11 +339,8 @@ class MemoryTrust:
                 return kept, index
         raise NotFound("There is no such certificate.")
 
-    def _set(self, kept: Kept, **changes: Any) -> None:
-        kept.view = kept.view.model_copy(update={**changes, "state_at": datetime.now(UTC)})
-
     async def _tell(self, kept: Kept, **changes: Any) -> None:
-        self._set(kept, **changes)
+        kept.change(**changes)
         await self._event(kept, EventType.TRUST_BATCH)
 
     async def _event(self, kept: Kept, kind: EventType, **more: Any) -> None:
