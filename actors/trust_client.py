@@ -1,7 +1,8 @@
 """Trust as the gateway and the agents hold it: implements ``mesh.trust.client.TrustClient``.
 
-Messages are made into leaves by tasks before the batch's owner is asked, so that neither this
-process's event loop nor the owner spends time on them. What only reads goes to the database.
+Messages are made into leaves by tasks (a single mail: by a thread) before the batch's owner is
+asked, so that neither this process's event loop nor the owner spends time on them. What only reads
+goes to the database.
 """
 
 from __future__ import annotations
@@ -59,6 +60,8 @@ class ClientOptions:
     max_open_batches: int = 256
     max_message_bytes: int = 2_097_152
     networks_needed: int = 1
+    near_bytes: int = 32_768
+    """Messages of so many bytes in all are made into leaves here (some 3 ms)."""
     try_s: float = 5.0
     """For one answer of an owner: a call to an actor that is being restarted hangs until it is
     back, while another host may have taken over long since."""
@@ -80,6 +83,8 @@ class ClientParts:
     vault: TrustVault
     ids: CertificateIds
     work: Work
+    near: Work
+    """For a single mail: a thread of this process is done before a task has begun."""
     clock: Clock
     options: ClientOptions = field(default_factory=ClientOptions)
 
@@ -145,7 +150,8 @@ class ActorTrustClient:
         until = parts.clock.monotonic() + timeout_s
         limit = parts.options.max_message_bytes
         read = await asyncio.to_thread(read_lines, lines, first_line, limit)
-        rows = await parts.work.run(
+        small = sum(len(line.message) for line in read) <= parts.options.near_bytes
+        rows = await (parts.near if small else parts.work).run(
             prepare, parts.vault, workspace_id, read, first_line, timeout_s=timeout_s
         )
         named = None if batch == ROLLING else batch
@@ -295,6 +301,7 @@ class ActorTrustClient:
             "lines": self._lines,
             **self._parts.owners.statistics(),
             **self._parts.work.statistics(),
+            "near_done": self._parts.near.statistics()["work_done"],
         }
 
 

@@ -26,7 +26,10 @@ from mesh.storage.trust_telling import TrustTelling
 from mesh.trust.ids import CertificateIds
 from mesh.trust.placement import BUCKETS, RING
 from mesh.trust.vault import TrustVault
-from mesh.trust.work import Work
+from mesh.trust.work import ThreadWork, Work
+
+NEAR = 2
+"""Single mails that are made into leaves at once in one process."""
 
 
 def secret_of(settings: Settings) -> bytes:
@@ -141,6 +144,7 @@ def open_trust(
             vault=vault,
             ids=ids,
             work=work,
+            near=ThreadWork(NEAR),
             clock=context.clock,
             options=options,
         )
