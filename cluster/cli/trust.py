@@ -21,6 +21,8 @@ app = typer.Typer(help="Certificates of messages.", no_args_is_help=True)
 app.command("attach")(attach.attach)
 app.command("snippet")(snippet.snippet)
 
+FEW = 5
+"""So many certificates are shown by id."""
 Url = Annotated[str | None, typer.Option(help="Of another gateway.")]
 BatchId = Annotated[str, typer.Argument(metavar="BATCH", help="Its id.")]
 
@@ -84,10 +86,14 @@ def certify(
     if json:
         answer(told)
         return
+    count, repeated = told["messages"], told["repeated"]
     out.print(
-        f"{told['messages']:,} messages certified"
-        + (f", {told['repeated']:,} of them before" if told["repeated"] else "")
+        f"{count:,} message{'s' if count > 1 else ''} certified"
+        + (f", {repeated:,} of them before" if repeated else "")
     )
+    if count <= FEW:
+        for line in told["certificates"]:
+            out.print(f"{line['id']}  {escape(line['message_id'])}", highlight=False)
     if told["batch"] is not None and not wait:
         trust_show.batch(told["batch"])
 

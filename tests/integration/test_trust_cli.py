@@ -117,6 +117,9 @@ async def test_single_mails_and_closing_by_hand(desk: Desk) -> None:
     assert (told["batch"], told["messages"]) == (None, 1)
     shown = await desk.run("show", told["certificates"][0]["id"])
     assert "200.spring@example.com" in shown.stdout
+    again = await desk.run("certify", "-", "--rolling", given=mail(number=200))
+    assert "1 message certified, 1 of them before" in again.stdout
+    assert told["certificates"][0]["id"] in again.stdout
     left = await desk.told("certify", "-", "--keep-open", given=mail(number=201))
     closed = await desk.told("close", left["batch"]["id"])
     assert closed["state"] == "included"
