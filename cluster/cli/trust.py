@@ -237,7 +237,9 @@ def forget(
     if json:
         answer(receipt)
         return
-    out.print(f"{len(receipt['certificates'])} certificates tell of nobody any more.")
+    count = len(receipt["certificates"])
+    told = "certificate tells" if count == 1 else "certificates tell"
+    out.print(f"{count:,} {told} of nobody any more.")
     if receipt.get("note"):
         out.print(f"[yellow]{escape(receipt['note'])}[/]", soft_wrap=True)
 

@@ -43,7 +43,8 @@ def batches(views: Sequence[Mapping[str, Any]]) -> None:
         out.print("There is no batch yet: `maily trust certify` makes one.")
         return
     table = Table(box=None, pad_edge=False)
-    for column in ("batch", "kind", "state", "size", "since", "networks", "name"):
+    table.add_column("batch", no_wrap=True, min_width=36)  # it is to be copied
+    for column in ("kind", "state", "size", "since", "networks", "name"):
         table.add_column(column, justify="right" if column == "size" else "left")
     for view in views:
         networks = ", ".join(f"{a['network']} {a['state']}" for a in view["anchors"])

@@ -95,6 +95,7 @@ async def test_a_folder_becomes_a_batch(
     assert f"{batch.view.id}  7 in it" in shown
     listed = (await desk.run("batches", "--limit", "5")).stdout
     assert "campaign" in listed
+    assert str(batch.view.id) in listed, "whole, however narrow the terminal"
     lines = await desk.run("certificates", str(batch.view.id))
     assert [json.loads(line)["id"] for line in lines.stdout.splitlines()] == [
         one["id"] for one in ids
@@ -184,7 +185,7 @@ async def test_taking_back_and_forgetting(desk: Desk) -> None:
     assert receipt["certificates"] == [name]
     assert "forgotten" in (await desk.run("show", name)).stdout
     gone = await desk.run("forget", name, "--yes")
-    assert "1 certificates" in gone.stdout
+    assert "1 certificate tells" in gone.stdout
 
 
 async def test_networks_and_keys(desk: Desk) -> None:
