@@ -44,18 +44,23 @@ def batches(views: Sequence[Mapping[str, Any]]) -> None:
         return
     table = Table(box=None, pad_edge=False)
     table.add_column("batch", no_wrap=True, min_width=36)  # it is to be copied
-    for column in ("kind", "state", "size", "since", "networks", "name"):
-        table.add_column(column, justify="right" if column == "size" else "left")
+    for column in ("state", "size", "since", "name", "networks"):
+        table.add_column(
+            column,
+            justify="right" if column == "size" else "left",
+            no_wrap=column in ("state", "since"),
+            overflow="fold",
+        )
     for view in views:
         networks = ", ".join(f"{a['network']} {a['state']}" for a in view["anchors"])
+        named = escape(view["name"]) or ("-" if view["kind"] == "campaign" else view["kind"])
         table.add_row(
             view["id"],
-            view["kind"],
             _state(view["state"]),
             f"{view['size']:,}",
-            str(view["state_at"])[:19].replace("T", " "),
+            str(view["state_at"])[5:16].replace("T", " "),
+            named,
             escape(networks) or "-",
-            escape(view["name"]) or "-",
         )
     out.print(table)
 

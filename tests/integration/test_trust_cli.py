@@ -94,7 +94,7 @@ async def test_a_folder_becomes_a_batch(
     shown = (await desk.run("batch", str(batch.view.id))).stdout
     assert f"{batch.view.id}  7 in it" in shown
     listed = (await desk.run("batches", "--limit", "5")).stdout
-    assert "campaign" in listed
+    assert "included" in listed
     assert str(batch.view.id) in listed, "whole, however narrow the terminal"
     lines = await desk.run("certificates", str(batch.view.id))
     assert [json.loads(line)["id"] for line in lines.stdout.splitlines()] == [
