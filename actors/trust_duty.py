@@ -67,6 +67,7 @@ class Duty:
         self._begin = begin
         self._running: tuple[Chains, Telling] | None = None
         self._turns = 0
+        self._failed: str | None = None
 
     @property
     def on(self) -> bool:
@@ -83,7 +84,7 @@ class Duty:
             if lease is None:
                 await self._clock.sleep(self._options.heartbeat_s)
             elif await self._serve(lease):
-                failures = 0
+                failures, self._failed = 0, None
             else:
                 failures += 1
                 await self._clock.sleep(pause(failures, _PAUSES))
@@ -93,6 +94,10 @@ class Duty:
         if self._running is None:
             raise Unavailable("Another host speaks to the networks.", retry_after_s=0.5)
         return self._running[0].networks()
+
+    def unhealthy(self) -> str | None:
+        """Why this host, whose turn it would be, can't do it."""
+        return None if self.on else self._failed
 
     def nudge(self) -> None:
         """There is a root that wants to be anchored, and something to tell."""
@@ -124,6 +129,7 @@ class Duty:
         except* Exception as errors:
             names = sorted({type(error).__name__ for error in errors.exceptions})
             log.exception("duty.failed", errors=names)
+            self._failed = f"the part that speaks to the networks failed: {', '.join(names)}"
             well = False
         finally:
             running, self._running = self._running, None

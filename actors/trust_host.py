@@ -79,7 +79,9 @@ class TrustHost(ActorHost):
         return self._trust
 
     def _unhealthy(self) -> str | None:
-        return self._trust.unhealthy() if self._trust else "it is starting"
+        if self._trust is None or self._duty is None:
+            return "it is starting"
+        return self._trust.unhealthy() or self._duty.unhealthy()
 
     def _statistics(self) -> dict[str, int | float]:
         if self._trust is None or self._duty is None:

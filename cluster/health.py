@@ -31,6 +31,7 @@ from mesh.core.ring import Ring
 from mesh.core.settings import Settings
 from mesh.memory.placement import RING as MEMORY
 from mesh.streams.connect import connect
+from mesh.trust.placement import ANCHORING
 from mesh.trust.placement import RING as TRUST
 
 LIMIT_S = 4.0
@@ -41,7 +42,8 @@ WHERE (starts_with(key, $1) OR starts_with(key, $2)) AND expires_at > now()
 """
 
 _PENDING = """
-SELECT count(*), coalesce(extract(epoch FROM now() - min(closed_at)), 0)::float8
+SELECT count(*), coalesce(extract(epoch FROM now() - min(closed_at)), 0)::float8,
+    EXISTS (SELECT FROM leases WHERE key = $1 AND expires_at > now())
 FROM trust_batches WHERE root IS NOT NULL AND state IN ('included', 'submitted', 'orphaned')
 """
 
@@ -237,12 +239,14 @@ async def _trust(settings: Settings) -> str:
     words = await _owners(settings, TRUST, settings.trust.hosts)
     connection = await asyncpg.connect(settings.postgres_url, timeout=LIMIT_S)
     try:
-        pending = await connection.fetchrow(_PENDING)
+        pending = await connection.fetchrow(_PENDING, ANCHORING)
     finally:
         connection.terminate()
-    count, oldest_s = pending or (0, 0.0)
+    count, oldest_s, spoken = pending or (0, 0.0, False)
     words += f"; {count} batches wait for a network, the oldest for {oldest_s:.0f} s"
-    if oldest_s > settings.trust.pending_alarm_s:
+    if not spoken:
+        words += "; nobody speaks to the networks"
+    if oldest_s > settings.trust.pending_alarm_s or not spoken:
         raise RuntimeError(words)
     return words
 

@@ -258,6 +258,7 @@ async def test_one_host_has_the_duty_and_another_takes_it_over(house: House) -> 
     # The second's first try breaks, so it tries again.
     await until(lambda: on(second))
     assert len(made["b"]) > 1
+    assert second.unhealthy() is None
     two.cancel()
     await asyncio.gather(two, return_exceptions=True)
     lease = await house.context.leases.acquire(ANCHORING, "next/1", 5.0)
