@@ -83,6 +83,7 @@ class Following:
         if root is None or row is None or row.state is AnchorState.FAILED:
             if final:
                 await self._write(Step(closed=self._closing(slot)))
+                self.signing.closed(found.fee_wei)
             return
         depth = head.number - found.block_number + 1
         if row.state is not AnchorState.CONFIRMED and (

@@ -13,7 +13,8 @@ the first one without it: so two transactions with one root can't both be in its
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from mesh.contracts.networks import AnchorState
 from mesh.core.errors import MailyError, Unavailable
@@ -30,6 +31,8 @@ from mesh.trust.chain.protocol import Head
 from mesh.trust.chain.wallet import Wallet
 
 log = get_logger("trust.network")
+
+T = TypeVar("T")
 
 BLOCKS_BEFORE_REPLACING = 2
 """A chain that stands still takes nothing at any price."""
@@ -58,7 +61,7 @@ class Network:
         self.roots = roots
         self.book = NetworkBook(self.name)
         self.counts = Counts(self.name)
-        self.signing = Signing(link, wallet, self.book, roots, ledger, self._write, self.counts)
+        self.signing = Signing(link, wallet, self.book, roots, self._write, self.counts)
         self.following = Following(link, self.signing, self.book, roots, self._write)
         self._ledger = ledger
         self._chosen = chosen
@@ -131,6 +134,14 @@ class Network:
             "last_error": self.link.last_error,
         }
 
+    async def _read(self, asked: Awaitable[T]) -> T:
+        """From the ledger: what goes wrong there is not the node's fault."""
+        try:
+            return await asked
+        except BaseException:
+            self._stale = True
+            raise
+
     async def _write(self, step: Step) -> None:
         async with self.roots.writing:
             try:
@@ -162,7 +173,7 @@ class Network:
         for slot in self.book.ordered():
             await self._step(slot, head)
         await self._fill_gap()
-        await self.signing.count_spent()
+        await self._read(self.signing.count_spent(self._ledger))
         await self._begin()
 
     async def _verify(self) -> None:
@@ -170,13 +181,14 @@ class Network:
         genesis = self.link.genesis
         assert genesis is not None
         self._verified = None
-        known = await self._ledger.genesis(self.name)
+        known = await self._read(self._ledger.genesis(self.name))
         same = known == (self.options.chain_id, genesis)
         # A development node that came back may show another block 0 below its old chain.
         welcome = known is None or self.options.development
         self.link.alarm("wrong_chain", not same and not welcome)
         if not same and welcome:
-            await self._ledger.set_genesis(self.name, self.options.chain_id, genesis)
+            writing = self._ledger.set_genesis(self.name, self.options.chain_id, genesis)
+            await self._read(writing)
         elif not same:
             raise Unavailable(
                 f"The node of {self.name} has another genesis than before: nothing is sent to it.",

@@ -48,7 +48,6 @@ class Signing:
         wallet: Wallet,
         book: NetworkBook,
         roots: Roots,
-        ledger: AnchorLedger,
         write: Write,
         counts: Counts,
     ) -> None:
@@ -57,7 +56,6 @@ class Signing:
         self.wallet = wallet
         self._book = book
         self._roots = roots
-        self._ledger = ledger
         self._write = write
         self.method = link.options.method
         """calldata also where the chain has no factory for the registry."""
@@ -112,11 +110,11 @@ class Signing:
             None,
         )
 
-    async def count_spent(self) -> None:
+    async def count_spent(self, ledger: AnchorLedger) -> None:
         """Once a day."""
         day = int(self._link.clock.now() // DAY_S)
         if day != self._spent_day:
-            self.spent_closed = await self._ledger.spent(self._options.name, day * DAY_S)
+            self.spent_closed = await ledger.spent(self._options.name, day * DAY_S)
             self._spent_day = day
 
     def closed(self, fee_wei: int) -> None:
@@ -316,7 +314,8 @@ class Signing:
         row = None if root is None else self._roots.row(root, self._options.name)
         at = self._link.clock.now()
         said = (attempt.tx, at)
-        if root is not None and (row is None or row.state is not AnchorState.SUBMITTED):
+        told = row is not None and row.state is AnchorState.SUBMITTED and row.tx == attempt.tx
+        if root is not None and not told:
             fresh = AnchorRow(
                 root,
                 self._options.name,
