@@ -57,6 +57,8 @@ class HostOptions:
     """Between two looks for batches that are to be closed."""
     erasures_s: float = 30.0
     """Erasures that nobody finished are finished after so long."""
+    empty_s: float = 86_400.0
+    """A campaign into which nothing came for so long is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +124,7 @@ class TrustLoop:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.shards.run())
                 group.create_task(self._passes())
-                group.create_task(self._erasures())
+                group.create_task(self._sweep())
         finally:
             for task in self._closings.values():
                 task.cancel()
@@ -240,10 +242,13 @@ class TrustLoop:
         if begun and (await self._parts.scrubber.scrub(set(begun.values()))).keys:
             await self._parts.erasures.scrubbed([*begun])
 
-    async def _erasures(self) -> None:
+    async def _sweep(self) -> None:
         while True:
             await self._parts.clock.sleep(self._options.erasures_s)
             try:
                 await self.finish_erasures(self._options.erasures_s)
+                await self._parts.batches.drop_empty(
+                    sorted(self.shards.held), self._options.empty_s
+                )
             except MailyError as error:
-                log.info("erasures.wait", error=type(error).__name__)
+                log.info("sweep.waits", error=type(error).__name__)

@@ -111,11 +111,11 @@ class Teller:
 
     async def tell(self) -> bool:
         """What is written down goes onto the stream log, in order."""
-        entries = await self._batches.to_tell(PAGE)
+        entries = await self._telling.to_tell(PAGE)
         for entry in entries:
             streams = [trust_stream(entry.batch), trust_overview(entry.workspace_id)]
             await self._streams.publish(streams, entry.type, entry.data, key=str(entry.id))
-            await self._batches.told([entry.id])
+            await self._telling.told([entry.id])
             self._told += 1
         return bool(entries)
 

@@ -73,6 +73,12 @@ SELECT * FROM trust_batches WHERE shard = ANY($1::smallint[]) AND root IS NULL A
     OR (kind = 'revocations' AND first_at < now() - make_interval(secs => $3))
 ) ORDER BY coalesce(closing_at, first_at) LIMIT 100
 """
+# Whoever adds to it holds its row: it is looked at again when that is committed.
+_DROP_EMPTY = """
+DELETE FROM trust_batches
+WHERE shard = ANY($1::smallint[]) AND kind = 'campaign' AND root IS NULL AND size = 0
+  AND created_at < now() - make_interval(secs => $2)
+"""
 _SET_STATE = """
 UPDATE trust_batches SET state = $2, state_at = now() WHERE id = $1 RETURNING *
 """
@@ -97,8 +103,6 @@ _TELL = """
 INSERT INTO trust_outbox (id, workspace_id, batch, type, data) OVERRIDING SYSTEM VALUE
 VALUES ($1, $2, $3, $4, $5)
 """
-_TO_TELL = "SELECT * FROM trust_outbox ORDER BY id LIMIT $1"
-_TOLD = "DELETE FROM trust_outbox WHERE id = ANY($1::bigint[])"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,17 +122,6 @@ class BatchRow:
     closing_at: datetime | None
     closed_at: datetime | None
     state_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """An entry of the outbox."""
-
-    id: int
-    workspace_id: UUID
-    batch: UUID
-    type: EventType
-    data: dict[str, Any]
 
 
 class TrustBatches:
@@ -272,6 +265,10 @@ class TrustBatches:
         rows = await self._db.fetch(_DUE, [*shards], rolling_s, revocations_s)
         return [batch_of(row) for row in rows]
 
+    async def drop_empty(self, shards: Sequence[int], after_s: float) -> None:
+        """Campaigns that were opened so long ago, and into which nothing ever came."""
+        await self._db.fetch(_DROP_EMPTY, [*shards], after_s)
+
     async def anchors(self, batches: Sequence[UUID]) -> dict[UUID, list[AnchorView]]:
         """As they were last told."""
         found: dict[UUID, list[AnchorView]] = {batch: [] for batch in batches}
@@ -288,22 +285,6 @@ class TrustBatches:
         row = await self._db.fetchrow(_PENDING_AGE)
         assert row is not None
         return row["pending"], row["oldest_s"]
-
-    async def to_tell(self, limit: int) -> Sequence[Told]:
-        """Oldest first."""
-        return [
-            Told(
-                row["id"],
-                row["workspace_id"],
-                row["batch"],
-                EventType(row["type"]),
-                row["data"],
-            )
-            for row in await self._db.fetch(_TO_TELL, limit)
-        ]
-
-    async def told(self, ids: Sequence[int]) -> None:
-        await self._db.fetch(_TOLD, [*ids])
 
     async def _one(self, sql: str, *args: Any) -> BatchRow | None:
         row = await self._db.fetchrow(sql, *args)

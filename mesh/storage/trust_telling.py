@@ -7,7 +7,11 @@ with the batch's new state and the event that says so.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
 
+from mesh.contracts.events import EventType
 from mesh.contracts.trust import AnchorView, BatchState
 from mesh.storage.anchor_ledger import PostgresAnchorLedger
 from mesh.storage.leases import Lease, check_lease
@@ -18,6 +22,20 @@ from mesh.trust.states import state_of
 
 # A repeat after a lost answer finds them told.
 _UNTOLD = "SELECT id FROM chain_changes WHERE id = ANY($1::bigint[]) AND NOT told FOR UPDATE"
+
+_TO_TELL = "SELECT * FROM trust_outbox ORDER BY id LIMIT $1"
+_TOLD = "DELETE FROM trust_outbox WHERE id = ANY($1::bigint[])"
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """An entry of the outbox."""
+
+    id: int
+    workspace_id: UUID
+    batch: UUID
+    type: EventType
+    data: dict[str, Any]
 
 
 class TrustTelling:
@@ -38,6 +56,22 @@ class TrustTelling:
             return [state for state in states if state is not None]
 
         return await self._db.transact(work)
+
+    async def to_tell(self, limit: int) -> Sequence[Told]:
+        """Oldest first."""
+        return [
+            Told(
+                row["id"],
+                row["workspace_id"],
+                row["batch"],
+                EventType(row["type"]),
+                row["data"],
+            )
+            for row in await self._db.fetch(_TO_TELL, limit)
+        ]
+
+    async def told(self, ids: Sequence[int]) -> None:
+        await self._db.fetch(_TOLD, [*ids])
 
     async def _take(self, connection: Connection, change: Change) -> BatchState | None:
         """None: it is another root's by now, or nothing that is told."""

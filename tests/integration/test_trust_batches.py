@@ -361,6 +361,32 @@ async def test_a_root_that_nobody_confirms_raises_an_alarm(
     assert not (await late.batch(house.workspace, batch.id)).degraded
 
 
+async def test_a_batch_into_which_nothing_came_goes(house: House) -> None:
+    empty, filled = await house.open(), await house.open()
+    await house.add(filled, message(1))
+    batches = house.client._parts.batches
+    shards = sorted(house.hosts.hosts["trust-host-0"].shards.held)
+    await batches.drop_empty(shards, 3_600.0)
+    await house.client.batch(house.workspace, empty, timeout_s=T_S)
+    await batches.drop_empty(shards, 0.0)
+    with pytest.raises(NotFound):
+        await house.add(empty, message(2))
+    assert (await house.close(filled)).size == 1
+
+
+async def test_a_workspace_has_only_so_many_open_batches(house: House) -> None:
+    batches = house.client._parts.batches
+    for at in range(3):
+        await batches.create(uuid.UUID(int=at + 1), house.workspace, 0, "campaign", most_open=3)
+    with pytest.raises(Conflict, match="Too many"):
+        await batches.create(uuid.UUID(int=9), house.workspace, 0, "campaign", most_open=3)
+    same = uuid.UUID(int=2)
+    assert (await batches.create(same, house.workspace, 0, "campaign", most_open=3)).id == same
+    stranger = await house.new_workspace()
+    with pytest.raises(NotFound):
+        await batches.create(same, stranger, 0, "campaign", most_open=3)
+
+
 async def test_pages_of_batches_go_on_where_the_last_ended(house: House) -> None:
     made = [await house.open(f"batch {n}") for n in range(5)]
     first = await house.client.batches(house.workspace, limit=2, timeout_s=T_S)
