@@ -77,7 +77,7 @@ def test_every_verb_takes_json() -> None:
     for verb in (
         ["up"], ["down"], ["status"], ["doctor"], ["write"], ["logs"], ["trace"],
         ["models", "list"], ["models", "pull"], ["key", "create"], ["key", "list"],
-        ["key", "revoke"], ["key", "rotate-signing"],
+        ["key", "revoke"], ["key", "rotate-signing"], ["key", "rotate-trust"],
     ):  # fmt: skip
         result = CliRunner().invoke(cli.app, [*verb, "--help"])
         assert "--json" in result.stdout, verb
