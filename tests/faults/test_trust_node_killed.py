@@ -180,8 +180,11 @@ async def test_the_process_dies_at_every_step(bench: Bench, anvil: AnvilServer) 
                 event.set()
             return number >= at
 
-        side = {"before" if step % 4 == 1 else "after": dies}
-        proxy = Proxy(anvil.url, **side)
+        proxy = Proxy(anvil.url)
+        if step % 4 == 1:
+            proxy.before = dies
+        else:
+            proxy.after = dies
         root = await bench.want()
         async with proxy.serving() as url, alive(await bench.open(url)):
             async with asyncio.timeout(60):

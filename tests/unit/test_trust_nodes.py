@@ -69,7 +69,9 @@ def test_nodes_of_ours_become_networks(tmp_path: Path) -> None:
     assert resolve(settings) == settings
     assert settings_from_json(settings_to_json(settings)) == settings
     key = (tmp_path / "secrets" / "wallet.key").read_text().strip()
-    assert key == settings.trust.networks["local"].key.get_secret_value()
+    given = settings.trust.networks["local"].key
+    assert given is not None
+    assert key == given.get_secret_value()
     assert key not in repr(settings)
     nodes = EvmNode(settings, Layout(tmp_path)), EvmStandby(settings, Layout(tmp_path))
     assert [node.ports() for node in nodes] == [
@@ -105,7 +107,9 @@ def test_named_networks_are_taken_as_they_are(tmp_path: Path) -> None:
     flags = {"trust.networks": networks, "trust.networks_needed": 2}
     trust = resolve(home(tmp_path, **flags)).trust
     assert [*trust.networks] == ["mainnet", "base"]
-    assert trust.networks["base"].key.get_secret_value() == "0x" + "11" * 32
+    key = trust.networks["base"].key
+    assert key is not None
+    assert key.get_secret_value() == "0x" + "11" * 32
     options = network_options("mainnet", trust.networks["mainnet"])
     assert (options.final_depth, options.contract) == (64, b"\xab" * 20)
     assert options.max_fee == GWEI // 2
