@@ -40,7 +40,7 @@ from actors.trust_open import open_trust
 from actors.trust_work import RayWork
 from mesh.contracts.memory import ForgetSelector
 from mesh.contracts.tasks import TaskState
-from mesh.contracts.trust import NewBatch
+from mesh.contracts.trust import CertificateLine, NewBatch
 from mesh.core.errors import InvalidInput
 from mesh.core.settings import AgentSettings, LLMSettings, PostgresSettings, RedisSettings, Settings
 from mesh.core.settings_memory import MemorySettings
@@ -281,7 +281,7 @@ async def test_a_trust_host_is_killed_while_a_stream_fills_its_batch(
         trust = open_trust(opened, work, namespace=options.namespace)
         space = await workspace(opened.db)
         batch = (await trust.open_batch(space, NewBatch(), timeout_s=T_S)).id
-        told = {}
+        told: dict[str, CertificateLine] = {}
         for at in range(0, 400, 50):
             if at == 200:
                 old = await kill(host, options)

@@ -238,7 +238,7 @@ async def test_states_follow_the_networks_and_are_told_once_in_order(house: Hous
     await house.anchor(root, sent, seen, seen, AnchorState.ORPHANED, sent, seen, AnchorState.FINAL)
     await house.tell()
     await house.tell()
-    events = []
+    events: list[str] = []
     async for event in house.context.streams.read(trust_stream(batch.id), START):
         if event is None or event.type is not EventType.TRUST_BATCH:
             continue
