@@ -308,7 +308,7 @@ async def test_a_node_that_lost_what_was_final(bench: Bench, anvil: AnvilServer)
 
 async def until(done: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(60):
-        while not await done():
+        while not await done():  # noqa: ASYNC110 - the ledger tells nobody
             await asyncio.sleep(0.01)
 
 
