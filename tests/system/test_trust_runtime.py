@@ -35,6 +35,7 @@ async def certified(trust: Trust, campaign: Campaign) -> tuple[dict[str, Any], F
 async def known(trust: Trust, node: Node, view: dict[str, Any]) -> Known:
     (anchor,) = view["anchors"]
     block = await node.block_hash(anchor["block_number"])
+    assert block is not None
     assert block == anchor["block_hash"]
     return Known(
         await trust.keys(),
