@@ -23,6 +23,7 @@ from benchmarks.report import RESULTS
 from benchmarks.show import (
     lifecycle,
     trust_campaign,
+    trust_hashing,
     trust_kills,
     trust_mail,
     trust_offline,
@@ -64,6 +65,7 @@ def acts() -> tuple[Act, ...]:
 
 
 PURE: tuple[tuple[str, Pure], ...] = (
+    ("leaves and tree", trust_hashing.run),
     ("vectors and mutants", trust_vectors.run),
     ("real mail", trust_mail.run),
     ("offline", trust_offline.run),

@@ -58,7 +58,7 @@ FIRST = (
     "eth_getTransactionCount",
     "eth_getBlockByNumber",
 )
-QUICK_S, FULL_S = 200.0, 1_800.0
+QUICK_S, FULL_S = 280.0, 1_800.0
 """No further kill of a step begins after so long."""
 QUICK_INGEST, FULL_INGEST = 3, 12
 
