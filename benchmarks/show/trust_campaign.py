@@ -78,9 +78,10 @@ async def run(instance: Instance, full: bool) -> list[Claim]:
             Claim(
                 "… peak memory",
                 watch.words(("trust host", TASKS, "gateway", "PostgreSQL", ALL))
-                + f" ({watch.samples} samples)",
+                + f" ({watch.samples} samples); one trust host at most "
+                f"{watch.resident['trust host']:,.0f} MB resident",
                 "(stated)",
-                watch.samples > 0 and "trust host" in watch.peaks,
+                watch.samples > 0 and watch.resident["trust host"] > 0,
             ),
         ]
         claims += await _verified(trust, node, campaign, sent, found)

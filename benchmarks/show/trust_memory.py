@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import psutil
 
@@ -30,6 +31,9 @@ class Watch:
     """Peaks in megabytes (10⁶ bytes) of proportional memory: what processes share counts once."""
 
     peaks: dict[str, float] = field(default_factory=dict)
+    resident: dict[str, float] = field(default_factory=dict)
+    """Of each kind, the most that one process ever had resident, as the kernel noted it: that
+    misses nothing between two samples."""
     samples: int = 0
 
     def look(self, instance: Instance) -> None:
@@ -41,6 +45,7 @@ class Watch:
                 size = process.memory_full_info().pss / 1e6
                 now[kind] = now.get(kind, 0.0) + size
                 now[ALL] = now.get(ALL, 0.0) + size
+                self.resident[kind] = max(self.resident.get(kind, 0.0), _most(process.pid))
         for kind, size in now.items():
             self.peaks[kind] = max(self.peaks.get(kind, 0.0), size)
         self.samples += 1
@@ -49,6 +54,15 @@ class Watch:
         return ", ".join(
             f"{kind} {self.peaks[kind]:,.0f} MB" for kind in kinds if kind in self.peaks
         )
+
+
+def _most(pid: int) -> float:
+    """Megabytes that a process ever had resident; 0 where that is not known, or it ended."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1_024 / 1e6
+    return 0.0
 
 
 def kind_of(title: str) -> str:
