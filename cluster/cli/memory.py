@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
-from cluster.cli.console import JsonFlag, answer, err, load, out
-
-if TYPE_CHECKING:
-    from cluster.client import TaskClient
+from cluster.cli.connect import connected
+from cluster.cli.console import JsonFlag, answer, err, out
 
 app = typer.Typer(help="What is remembered, and forgetting it.", no_args_is_help=True)
 
@@ -55,7 +52,7 @@ def search(
     }
     if language is not None:
         body["language"] = language
-    with _client(url, quiet=json) as client:
+    with connected(url, quiet=json) as client:
         told = client.call("POST", "/v1/memory/search", body)
     if json:
         answer(told)
@@ -105,7 +102,7 @@ def remember(
     }
     item |= {} if importance is None else {"importance": importance}
     item |= {} if language is None else {"language": language}
-    with _client(url, quiet=json) as client:
+    with connected(url, quiet=json) as client:
         (kept,) = client.call("POST", "/v1/memory/items", {"items": [item]})["items"]
     if json:
         answer(kept)
@@ -139,7 +136,7 @@ def forget(
         )
     if not (yes or json):
         typer.confirm("There is no way back. Forget it?", abort=True)
-    with _client(url, quiet=json) as client:
+    with connected(url, quiet=json) as client:
         receipt = client.call("POST", "/v1/memory/forget", wanted)
     if json:
         answer(receipt)
@@ -159,7 +156,7 @@ def receipt(
     json: JsonFlag = False,
 ) -> None:
     """Check a receipt of forgetting: can anything of it be found now?"""
-    with _client(url, quiet=json) as client:
+    with connected(url, quiet=json) as client:
         found = client.call("GET", f"/v1/memory/receipts/{receipt_id}")
     if json:
         answer(found)
@@ -172,7 +169,7 @@ def receipt(
 @app.command("stats")
 def stats(url: Url = None, json: JsonFlag = False) -> None:
     """How much is remembered, and who looks after it."""
-    with _client(url, quiet=json) as client:
+    with connected(url, quiet=json) as client:
         found = client.call("GET", "/v1/memory/stats")
     if json:
         answer(found)
@@ -197,7 +194,7 @@ def export(
     params = {"vectors": "true"} if vectors else {}
     if namespace is not None:
         params |= {key: value for key, value in _namespace(namespace).items() if value}
-    with _client(url, quiet=True) as client:
+    with connected(url, quiet=True) as client:
         parts = client.download("/v1/memory/export", params)
         if file is None:
             for part in parts:
@@ -220,7 +217,7 @@ def import_(
 ) -> None:
     """Bring in lines of JSON; what is there already is not written again."""
     total = {"stored": 0, "repeated": 0}
-    with _client(url, quiet=json) as client, file.open("rb") as source:
+    with connected(url, quiet=json) as client, file.open("rb") as source:
         for part in _parts(source):
             report = client.upload("/v1/memory/import", part, NDJSON)
             for name in total:
@@ -260,20 +257,3 @@ def _namespace(text: str) -> dict[str, str]:
             "workspace, contact:NAME, conversation:ID or campaign:ID",
             USAGE,
         ) from None
-
-
-@contextmanager
-def _client(url: str | None, *, quiet: bool) -> Iterator[TaskClient]:
-    from cluster.cli.write import api_key
-    from cluster.client import TaskClient
-    from cluster.layout import Layout
-
-    settings = load()
-    key = api_key(Layout(settings.home).api_key)
-
-    def waits(reason: str) -> None:
-        if not quiet:
-            err.print(f"[dim]waiting: {escape(reason)}[/]", soft_wrap=True)
-
-    with TaskClient(url or settings.gateway_url, key, waits) as client:
-        yield client

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
 
@@ -12,7 +10,8 @@ import typer
 from rich.markup import escape
 
 from cluster.cli import attach, snippet, trust_show
-from cluster.cli.console import JsonFlag, answer, err, load, out
+from cluster.cli.connect import connected
+from cluster.cli.console import JsonFlag, answer, out
 
 if TYPE_CHECKING:
     from cluster.client import TaskClient
@@ -79,7 +78,7 @@ def certify(
         key=key,
         lines_to=lines_to,
     )
-    with _client(url, quiet=json) as client:
+    with connected(url, quiet=json) as client:
         told = Certifying(client, plan, quiet=json).run()
         if wait:
             told["batch"] = _watch(client, told["batch"]["id"], quiet=json, forever=False)
@@ -101,7 +100,7 @@ def certify(
 @app.command("batch")
 def batch(batch_id: BatchId, url: Url = None, json: JsonFlag = False) -> None:
     """How far a batch is, and where its root is kept."""
-    with _client(url, quiet=json) as client:
+    with connected(url, quiet=json) as client:
         view = client.call("GET", f"/v1/trust/batches/{_piece(batch_id)}")
     if json:
         answer(view)
@@ -116,7 +115,7 @@ def batches(
     json: JsonFlag = False,
 ) -> None:
     """The batches, newest first."""
-    with _client(url, quiet=json) as client:
+    with connected(url, quiet=json) as client:
         page = client.call("GET", f"/v1/trust/batches?limit={limit}")
     if json:
         answer(page)
@@ -127,7 +126,7 @@ def batches(
 @app.command("close")
 def close(batch_id: BatchId, url: Url = None, json: JsonFlag = False) -> None:
     """Take no more messages: build the batch's tree, sign its root, have it anchored."""
-    with _client(url, quiet=json) as client:
+    with connected(url, quiet=json) as client:
         view = client.call("POST", f"/v1/trust/batches/{_piece(batch_id)}/close")
     if json:
         answer(view)
@@ -138,7 +137,7 @@ def close(batch_id: BatchId, url: Url = None, json: JsonFlag = False) -> None:
 @app.command("certificates")
 def certificates(batch_id: BatchId, url: Url = None) -> None:
     """Index, certificate's id and Message-ID of each message, as lines of JSON."""
-    with _client(url, quiet=True) as client:
+    with connected(url, quiet=True) as client:
         for part in client.download(f"/v1/trust/batches/{_piece(batch_id)}/certificates", {}):
             sys.stdout.buffer.write(part)
         sys.stdout.flush()
@@ -151,7 +150,7 @@ def show(
     json: JsonFlag = False,
 ) -> None:
     """What anybody sees of a certificate."""
-    with _client(url, quiet=json) as client:
+    with connected(url, quiet=json) as client:
         view = client.call("GET", f"/v1/trust/certificates/{_piece(certificate)}")
     if json:
         answer(view)
@@ -162,7 +161,7 @@ def show(
 @app.command("networks")
 def networks(url: Url = None, json: JsonFlag = False) -> None:
     """The networks that keep the roots: health, head, balance, alarms."""
-    with _client(url, quiet=json) as client:
+    with connected(url, quiet=json) as client:
         found = client.call("GET", "/v1/trust/networks")
     if json:
         answer(found)
@@ -180,7 +179,7 @@ def watch(
     json: JsonFlag = False,
 ) -> None:
     """Follow a batch until it is final; with --json a line an event."""
-    with _client(url, quiet=json) as client:
+    with connected(url, quiet=json) as client:
         _watch(client, batch_id, quiet=False, forever=forever, json=json)
 
 
@@ -200,7 +199,7 @@ def revoke(
     """Take a certificate back, at once and for good."""
     if not (yes or json):
         typer.confirm("There is no way back. Revoke it?", abort=True)
-    with _client(url, quiet=json) as client:
+    with connected(url, quiet=json) as client:
         path = f"/v1/trust/certificates/{_piece(certificate)}/revoke"
         view = client.call("POST", path, {"reason": reason})
     if json:
@@ -227,7 +226,7 @@ def forget(
         _usage("say what to forget", "a certificate's id, or --batch and --recipient")
     if not (yes or json):
         typer.confirm("There is no way back. Forget it?", abort=True)
-    with _client(url, quiet=json) as client:
+    with connected(url, quiet=json) as client:
         if certificate is not None:
             path = f"/v1/trust/certificates/{_piece(certificate)}/forget"
             receipt = client.call("POST", path)
@@ -247,7 +246,7 @@ def forget(
 @app.command("keys")
 def keys(url: Url = None, json: JsonFlag = False) -> None:
     """The public keys that sign: a line each, as verifiers take them."""
-    with _client(url, quiet=json) as client:
+    with connected(url, quiet=json) as client:
         found = client.call("GET", "/v1/trust/keys")
     if json:
         answer(found)
@@ -289,20 +288,3 @@ def _usage(message: str, fix: str) -> None:
 def _piece(text: str) -> str:
     """As a piece of a path."""
     return quote(text, safe="")
-
-
-@contextmanager
-def _client(url: str | None, *, quiet: bool) -> Iterator[TaskClient]:
-    from cluster.cli.write import api_key
-    from cluster.client import TaskClient
-    from cluster.layout import Layout
-
-    settings = load()
-    key = api_key(Layout(settings.home).api_key)
-
-    def waits(reason: str) -> None:
-        if not quiet:
-            err.print(f"[dim]waiting: {escape(reason)}[/]", soft_wrap=True)
-
-    with TaskClient(url or settings.gateway_url, key, waits) as client:
-        yield client
