@@ -25,7 +25,8 @@ function parameterPattern(name) {
 function contentType(entity) {
   const value = firstValue(entity, "content-type");
   const kind = TYPE.exec(value)?.[1].toLowerCase() ?? "text/plain";
-  return { kind, boundary: parameter(BOUNDARY, value), charset: parameter(CHARSET, value) };
+  const boundary = parameter(BOUNDARY, value).replace(/[ \t]+$/, "");
+  return { kind, boundary, charset: parameter(CHARSET, value) };
 }
 
 function parameter(pattern, value) {

@@ -42,6 +42,9 @@ CASES = {
     "comments": HTML + b"\n" + of(b"<!-- "),
     "elements without an end": HTML + b"\n" + of(b"<xmp>"),
     "parts": b"Content-Type: multipart/mixed; boundary=b\n\n" + of(b"--b\n\n"),
+    "a boundary that ends in white space": (
+        b'Content-Type: multipart/mixed; boundary="b \t "\n\n--b \n\none\n--b\n\ntwo\n--b--\t\n'
+    ),
     "parameters": b"Content-Type: text/html" + of(b';charset="\\', b"\n\nx"),
     "recipients": b"To: " + of(b",", b"\n\n"),
     "selectors": b"DKIM-Signature: " + of(b"; ", b"\nFrom: a@b.c\n\n"),

@@ -97,6 +97,7 @@ def test_alternative_shows_its_last_part_and_mixed_all() -> None:
     body = part.format("plain", "one") + part.format("html", "<p>two") + "--b--"
     assert text_of(body, "multipart/alternative; boundary=b") == "two"
     assert text_of(body, 'multipart/mixed; boundary="b"') == "onetwo"
+    assert text_of(body, 'multipart/mixed; boundary="b "') == "onetwo"
     hidden = "--b\r\nContent-Disposition: attachment\r\n\r\nfile\r\n" + body
     assert text_of(hidden, "multipart/mixed; boundary=b") == "onetwo"
 

@@ -47,7 +47,9 @@ def content_type(entity: Message) -> ContentType:
     value = entity.first("content-type").decode("latin-1")
     match = _TYPE.match(value)
     kind = match[1].lower() if match else "text/plain"
-    return ContentType(kind, _parameter(_BOUNDARY, value), _parameter(_CHARSET, value))
+    # White space may follow a delimiter, so none can end one (RFC 2046 §5.1.1).
+    boundary = _parameter(_BOUNDARY, value).rstrip(" \t")
+    return ContentType(kind, boundary, _parameter(_CHARSET, value))
 
 
 def _parameter(pattern: re.Pattern[str], value: str) -> str:

@@ -97,7 +97,7 @@ def mime_type(fields: list[tuple[str, bytes]]) -> tuple[str, str, str]:
         bare = match[2] or "" if match else ""
         quoted = match[1] if match else None
         found.append(bare if quoted is None else re.sub(r"\\(.)", r"\1", quoted))
-    return kind[1].lower() if kind else "text/plain", found[0], found[1]
+    return kind[1].lower() if kind else "text/plain", found[0].rstrip(" \t"), found[1]
 
 
 def multipart(body: bytes, boundary: str) -> list[tuple[int, int, int, int]]:
