@@ -41,6 +41,9 @@ class Runtime:
             # What these tests look at is durability, not wording: half the work of a model that
             # needs several tries.
             "MAILY_AGENTS__MAX_TRIES": "1",
+            # All tests come from one address.
+            "MAILY_TRUST__PUBLIC_WORK_PER_MINUTE": "100000",
+            "MAILY_TRUST__PUBLIC_PER_MINUTE": "1000000",
             **(extra or {}),
         }
 

@@ -179,6 +179,10 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 _seen: dict[str, set[str]] = {}
 
 
+MAX_ROUTES = 256
+"""More than the gateway has: each of them is told apart."""
+
+
 def bounded(label: str, value: str, limit: int = 64) -> str:
     """``value`` while at most ``limit`` different ones were seen for ``label``, else ``other``."""
     known = _seen.setdefault(label, set())
@@ -193,7 +197,7 @@ def bounded(label: str, value: str, limit: int = 64) -> str:
 def observe_request(route: str, method: str, status: int, seconds: float) -> None:
     """Count one HTTP answer. ``route``: the template (``/v1/mesh/tasks/{id}``), never the path;
     give ``unmatched`` where there is none."""
-    name = bounded("route", route)
+    name = bounded("route", route, MAX_ROUTES)
     verb = method if method in METHODS else "other"
     REQUESTS.labels(name, verb, str(status)).inc()
     REQUEST_SECONDS.labels(name).observe(seconds)

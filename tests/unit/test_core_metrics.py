@@ -9,6 +9,7 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 
 from mesh.core import metrics
+from serve_apps.gateway.policy import RULES
 
 GENAI = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model")
 EXPECTED = {
@@ -106,6 +107,10 @@ def test_labels_are_bounded() -> None:
     assert len(names) == 11
     assert "other" in names
     assert metrics.bounded("test-label", "value 3", limit=10) == "value 3"
+
+
+def test_every_route_has_a_label_of_its_own() -> None:
+    assert len(RULES) < metrics.MAX_ROUTES  # and "unmatched"
 
 
 def test_a_request_is_counted_under_its_template() -> None:

@@ -51,7 +51,7 @@ class _Look:
             self.outcome = "hit"
         elif request.partition is not None and self._epoch is not None:
             answer = await self._meant(request)
-        route = metrics.bounded("route", str(body.get("model", "")))
+        route = metrics.bounded("llm_route", str(body.get("model", "")))
         metrics.LLM_CACHE.labels(route, self.outcome).inc()
         tell(self.outcome)
         return None if answer is None else again(answer)
