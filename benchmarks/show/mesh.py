@@ -57,10 +57,10 @@ ACTS = (
         "real engine",
         {},
         (
+            ("speed of the real engine", mesh_gateway.run_real),
             ("memory", mesh_memory.run),
             ("coordination", mesh_coordination.run),
             ("agents", mesh_agents.run),
-            ("speed of the real engine", mesh_gateway.run_real),
         ),
     ),
     Act("the gateway as a proxy", mesh_gateway.SETTINGS, (("proxy", mesh_gateway.run),)),

@@ -48,7 +48,7 @@ async def run(instance: Instance, full: bool) -> list[Claim]:
     configure_logging("show", "ERROR")
     claims = _decision()
     claims += await _figures(instance, full)
-    claims += await _lost_workers(instance, kills=10 if full else 2)
+    claims += await _lost_workers(instance, kills=10 if full else 2, emails=8 if full else 5)
     claims.append(await _dead_coordinators(instance, tasks=12 if full else 3))
     summary = await asyncio.to_thread(run_seeds, 0, 10_000 if full else 1_000)
     figure = (
@@ -79,7 +79,7 @@ async def _figures(instance: Instance, full: bool) -> list[Claim]:
         cancels = await cancel_ms(Servers(url, settings.redis_url), 200 if full else 40)
     async with scratch(settings.postgres_url) as url:
         servers = Servers(url, settings.redis_url)
-        fair = await measure_fairness(servers, 60.0 if full else 20.0)
+        fair = await measure_fairness(servers, 60.0 if full else 12.0)
     p50, slowest = percentile(steps, 0.5), percentile(cancels, 0.99)
     return [
         Claim(
@@ -112,13 +112,15 @@ async def _figures(instance: Instance, full: bool) -> list[Claim]:
     ]
 
 
-async def _lost_workers(instance: Instance, kills: int) -> list[Claim]:
+async def _lost_workers(instance: Instance, kills: int, emails: int) -> list[Claim]:
     taken: list[float] = []
     states: list[str] = []
     problems: list[str] = []
     async with instance.database() as db, aiohttp.ClientSession() as session:
         for number in range(kills):
-            tasks = [await submit(session, instance, f"kill {number}, email {n}") for n in range(8)]
+            tasks = [
+                await submit(session, instance, f"kill {number}, email {n}") for n in range(emails)
+            ]
             await _both_busy(db, tasks)
             before = find_processes(instance, "agent worker")
             victim = before[number % len(before)]

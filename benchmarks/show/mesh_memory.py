@@ -34,6 +34,8 @@ K = 10
 GOAL_RECALL, GOAL_MS = 0.99, 10.0
 SKETCHED_S = 60.0
 PATIENCE_S = 60.0
+ROUNDING = 2e-6
+"""Scores are told to six places, and sums of floats taken in another order differ in the seventh."""
 
 PERSON = {"kind": "contact", "id": "zephyrine.quillfeather@example.org"}
 SAID = "Zephyrine Quillfeather adores vermilion snapdragons since Michaelmas"
@@ -110,12 +112,18 @@ async def _killed(instance: Instance, session: Session, queries: str) -> Claim:
         if not any(one["degraded"]) or seconds > PATIENCE_S:
             break
     after = await session.do("ask", vectors=queries, tag="every-10", k=K)
-    same = (after["ids"], after["scores"]) == (before["ids"], before["scores"])
+    moved = max(
+        abs(new - old)
+        for news, olds in zip(after["scores"], before["scores"], strict=True)
+        for new, old in zip(news, olds, strict=False)  # ids tell what is missing
+    )
+    same = after["ids"] == before["ids"] and moved <= ROUNDING
     return Claim(
         f"memory: kill -9 of {len(victims)} memory hosts at once",
-        f"{'the same' if same else 'other'} answers to {len(after['ids'])} queries (ids and "
-        f"scores); {seconds:.1f} s until the owner answers, from the database till then",
-        "the same answers",
+        f"{'the same' if same else 'other'} answers to {len(after['ids'])} queries (ids in their "
+        f"order; scores move by {moved:.0e} at most); {seconds:.1f} s until the owner answers, "
+        "from the database till then",
+        f"the same ids in the same order, scores to {ROUNDING:g}",
         bool(victims) and same and not any(after["degraded"]),
     )
 
