@@ -35,7 +35,7 @@ GOAL_RECALL, GOAL_MS = 0.99, 10.0
 SKETCHED_S = 60.0
 PATIENCE_S = 60.0
 ROUNDING = 2e-6
-"""Scores are told to six places, and sums of floats taken in another order differ in the seventh."""
+"""Scores are told to six places; floats summed in another order differ in the seventh."""
 
 PERSON = {"kind": "contact", "id": "zephyrine.quillfeather@example.org"}
 SAID = "Zephyrine Quillfeather adores vermilion snapdragons since Michaelmas"
