@@ -32,6 +32,8 @@ from mesh.core.logging import configure_logging
 from mesh.storage.pool import Database
 
 ENDED = ("succeeded", "failed", "cancelled")
+EMAILS = 8
+"""At once: fewer may all go to one worker."""
 
 _BUSY = """
 SELECT count(DISTINCT split_part(owner, '/', 1)) AS n FROM tasks
@@ -48,7 +50,7 @@ async def run(instance: Instance, full: bool) -> list[Claim]:
     configure_logging("show", "ERROR")
     claims = _decision()
     claims += await _figures(instance, full)
-    claims += await _lost_workers(instance, kills=10 if full else 2, emails=8 if full else 5)
+    claims += await _lost_workers(instance, kills=10 if full else 2)
     claims.append(await _dead_coordinators(instance, tasks=12 if full else 3))
     summary = await asyncio.to_thread(run_seeds, 0, 10_000 if full else 1_000)
     figure = (
@@ -112,14 +114,14 @@ async def _figures(instance: Instance, full: bool) -> list[Claim]:
     ]
 
 
-async def _lost_workers(instance: Instance, kills: int, emails: int) -> list[Claim]:
+async def _lost_workers(instance: Instance, kills: int) -> list[Claim]:
     taken: list[float] = []
     states: list[str] = []
     problems: list[str] = []
     async with instance.database() as db, aiohttp.ClientSession() as session:
         for number in range(kills):
             tasks = [
-                await submit(session, instance, f"kill {number}, email {n}") for n in range(emails)
+                await submit(session, instance, f"kill {number}, email {n}") for n in range(EMAILS)
             ]
             await _both_busy(db, tasks)
             before = find_processes(instance, "agent worker")
