@@ -276,11 +276,10 @@ class ActorTrustClient:
     async def networks(self, *, timeout_s: float) -> NetworksView:
         """Of the host that speaks to them. Raises Unavailable while there is none."""
         async with _within(timeout_s):
-            lease = await self._parts.leases.get(ANCHORING)
-            living = await self._parts.leases.living([ANCHORING])
-            if lease is None or not living:
+            held = await self._parts.leases.held(ANCHORING)
+            if not held:
                 raise Unavailable("No host speaks to the networks now.", retry_after_s=1.0)
-            host = lease.owner.partition("/")[0]
+            host = held[0].owner.partition("/")[0]
             found: list[NetworkView] = await self._parts.caller.call(
                 host, "networks", (), timeout_s
             )

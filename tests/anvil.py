@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import urllib.request
 from pathlib import Path
 from typing import Any
 
+from benchmarks.peers import free_port
 from cluster.downloads import evm_binary
 from mesh.core.settings import load_settings
 from tests.services import Server
 
 STORE = Path(__file__).resolve().parents[1] / ".cache" / "store"
 """Binaries are kept between runs, as for the runtime (tests/runtime_instance.py)."""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class AnvilServer(Server):

@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import socket
 import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Mapping
@@ -28,6 +27,7 @@ import aiohttp
 import psutil
 
 from benchmarks.instance import Instance
+from benchmarks.peers import free_port
 from benchmarks.show import trust_verifiers
 from benchmarks.show.table import Claim
 from benchmarks.show.trust_client import Refused, Trust, trust_of
@@ -65,9 +65,7 @@ QUICK_INGEST, FULL_INGEST = 3, 12
 
 def settings() -> dict[str, str]:
     """The embedded node, reached over a port of ours."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     network = {
         "url": f"http://127.0.0.1:{port}",
         "chain_id": 31_337,

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-import socket
 import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.peers import free_port
 from cluster.downloads import evm_binary
 from mesh.core.settings import load_settings
 from mesh.trust.chain import registry
@@ -37,9 +37,7 @@ class Gas:
 async def node(environ: Mapping[str, str] = os.environ) -> AsyncIterator[EvmChain]:
     """An anvil of one's own, on a free port, gone afterwards."""
     binary = await asyncio.to_thread(evm_binary, load_settings({}, environ), environ)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     with tempfile.TemporaryDirectory(prefix="maily-gas-") as folder:
         process = await asyncio.create_subprocess_exec(
             *(str(binary), "--host", "127.0.0.1", "--port", str(port), "--silent"),

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from mesh.core.settings_section import Section
+from mesh.core.settings_section import LeasedSection
 
 
-class MemorySettings(Section):
+class MemorySettings(LeasedSection):
     hosts: int = Field(default=2, ge=0, le=64)
     """Processes that own the shards; each takes over another's within seconds. 0: nothing is
     remembered, and what was is read from the database."""
-    lease_s: float = Field(default=2.0, gt=0.2)
-    heartbeat_s: float = Field(default=0.4, gt=0.05)
     threads: int = Field(default=2, ge=1, le=64)
     """That search at once in one host."""
     exact_up_to: int = Field(default=20_000, ge=1_000)
@@ -37,9 +34,3 @@ class MemorySettings(Section):
     """Where snapshots lie; unset: ``home/data/memory``."""
     fallback_items: int = Field(default=5_000, ge=100)
     """Memories of a namespace, the newest, that are searched while its owner is away."""
-
-    @model_validator(mode="after")
-    def _heartbeats_fit_the_lease(self) -> Self:
-        if self.heartbeat_s * 2 > self.lease_s:
-            raise ValueError("heartbeat_s must be at most half of lease_s")
-        return self

@@ -17,7 +17,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from mesh.contracts.tasks import TaskKind
 from mesh.core.settings_llm import LLMSettings
 from mesh.core.settings_memory import MemorySettings
-from mesh.core.settings_section import Section
+from mesh.core.settings_section import LeasedSection, Section
 from mesh.core.settings_streams import StreamSettings
 from mesh.core.settings_tools import ToolSettings
 from mesh.core.settings_trust import TrustSettings
@@ -63,7 +63,7 @@ class GatewaySettings(Section):
         return self
 
 
-class AgentSettings(Section):
+class AgentSettings(LeasedSection):
     workers: int = Field(default=2, ge=1)
     slots: int = Field(default=8, ge=1)
     """Tasks that a worker runs at once."""
@@ -82,12 +82,6 @@ class AgentSettings(Section):
 
     classifier: str = Field(default="builtin", pattern="^[A-Za-z0-9._-]{1,64}$")
     """Which trained classifier judges: ``builtin``, ``latest`` of the model store, or a version."""
-
-    @model_validator(mode="after")
-    def _heartbeats_fit_the_lease(self) -> Self:
-        if self.heartbeat_s * 2 > self.lease_s:
-            raise ValueError("heartbeat_s must be at most half of lease_s")
-        return self
 
     @model_validator(mode="after")
     def _somebody_takes_every_kind(self) -> Self:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, SecretStr, StringConstraints, model_validator
 
-from mesh.core.settings_section import Section
+from mesh.core.settings_section import LeasedSection, Section
 
 NetworkName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
 
@@ -49,12 +49,10 @@ class NetworkSettings(Section):
     of a real network."""
 
 
-class TrustSettings(Section):
+class TrustSettings(LeasedSection):
     hosts: int = Field(default=1, ge=0, le=16)
     """Processes that take messages in and close batches; each takes over another's within
     seconds. 0: nothing is certified, and what was is read from the database."""
-    lease_s: float = Field(default=2.0, gt=0.2)
-    heartbeat_s: float = Field(default=0.4, gt=0.05)
     key_name: str = Field(default="localhost/trust", pattern=r"^[!-*,-~]{1,200}$")
     """Name of the keys that sign: an address without scheme that readers know you by."""
     public_url: str | None = Field(default=None, pattern=r"^https?://[^\s]+$")
@@ -103,12 +101,6 @@ class TrustSettings(Section):
     """Of one verification's work: one that takes longer is ended with its process."""
     pending_alarm_s: float = Field(default=600.0, gt=0)
     """A root that is not confirmed after so long raises an alarm."""
-
-    @model_validator(mode="after")
-    def _heartbeats_fit_the_lease(self) -> Self:
-        if self.heartbeat_s * 2 > self.lease_s:
-            raise ValueError("heartbeat_s must be at most half of lease_s")
-        return self
 
     @model_validator(mode="after")
     def _enough_networks(self) -> Self:

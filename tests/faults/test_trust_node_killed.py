@@ -15,6 +15,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from benchmarks.peers import free_port
 from cluster.embedded.evm import EvmNode
 from cluster.layout import Layout
 from cluster.runner import Runner
@@ -30,7 +31,7 @@ from mesh.trust.anchoring.run import Anchoring, NetworkParts
 from mesh.trust.chain import registry
 from mesh.trust.chain.evm_chain import EvmChain
 from mesh.trust.chain.wallet import KeyWallet
-from tests.anvil import STORE, AnvilServer, free_port
+from tests.anvil import STORE, AnvilServer
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
