@@ -130,7 +130,6 @@ class TrustLoop:
                 task.cancel()
             await asyncio.gather(*self._closings.values(), return_exceptions=True)
             await self.writer.aclose()
-            await self.sealer.aclose()
 
     def unhealthy(self) -> str | None:
         stuck = next((why for count, _, why in self._failures.values() if count >= STUCK), None)

@@ -57,31 +57,18 @@ class Sealer:
         self._clock = clock
         self._lease = lease
         self._sealed = sealed
-        self._running: dict[UUID, asyncio.Task[BatchRow]] = {}
-        self._count = 0
+        self._running = self._count = 0
 
     async def seal(self, batch: BatchRow) -> BatchRow:
-        """``batch`` takes no more. One at a time for each batch; callers share it, and it goes on
-        when they leave."""
-        task = self._running.get(batch.id)
-        if task is None or task.done():
-            task = asyncio.create_task(self._seal(batch), name=f"seal-{batch.id}")
-            self._running[batch.id] = task
-            task.add_done_callback(lambda done: self._ended(batch.id, done))
-        return await asyncio.shield(task)
-
-    async def aclose(self) -> None:
-        for task in self._running.values():
-            task.cancel()
-        await asyncio.gather(*self._running.values(), return_exceptions=True)
+        """``batch`` takes no more. The caller asks once at a time for each batch."""
+        self._running += 1
+        try:
+            return await self._seal(batch)
+        finally:
+            self._running -= 1
 
     def statistics(self) -> dict[str, int | float]:
-        return {"sealing": len(self._running), "sealed": self._count}
-
-    def _ended(self, batch: UUID, task: asyncio.Task[BatchRow]) -> None:
-        self._running.pop(batch, None)
-        if not task.cancelled():
-            task.exception()  # whoever waits is told; nobody need
+        return {"sealing": self._running, "sealed": self._count}
 
     async def _seal(self, batch: BatchRow) -> BatchRow:
         began = self._clock.monotonic()

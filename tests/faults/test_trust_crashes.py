@@ -157,7 +157,6 @@ async def test_a_batch_has_one_root_and_is_wanted_once(house: House) -> None:
             return await closing.seal(await dying.close(row))
         finally:
             await dying.aclose()
-            await closing.aclose()
 
     async for _, answer in until_it_survives(house, live):
         view = await house.close(batch)
