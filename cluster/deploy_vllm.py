@@ -11,7 +11,7 @@ import os
 import sys
 import traceback
 
-from actors.names import NAMESPACE, engine_app, engine_deployment
+from actors.names import NAMESPACE, engine_app
 from cluster import loopback
 from mesh.core.settings import SETTINGS_VARIABLE, Settings, settings_from_json
 from mesh.llm.store import ModelStore
@@ -36,7 +36,7 @@ def deploy(settings: Settings, name: str) -> None:
         configure_logging=False,
     )
     app = build_vllm_app(
-        engine_deployment(name),
+        name,
         engine,
         model=model,
         adapters=adapters,

@@ -60,10 +60,15 @@ class LLMService:
         store: str,
         observability: ObservabilitySettings,
     ) -> None:
+        built = build_engine(_with_secrets(name, engine), Path(store))
+        self.hold(name, built, observability)
+
+    def hold(self, name: str, engine: Engine, observability: ObservabilitySettings) -> None:
+        """All that a replica has beside its engine; for classes that make theirs otherwise."""
         configure_tracing("maily-llm", observability.otlp_endpoint, observability.trace_ratio)
-        self._engine: Engine = build_engine(_with_secrets(name, engine), Path(store))
-        self._measures = Measures(engine.model, self._engine)
-        self._places = ModelPlaces(self._engine.info.models)
+        self._engine = engine
+        self._measures = Measures(engine.info.models[0], engine)
+        self._places = ModelPlaces(engine.info.models)
         self._socket = EngineSocket(name, self)
 
     async def frames(

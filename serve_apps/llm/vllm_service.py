@@ -15,10 +15,9 @@ from ray.serve import Application
 from ray.serve.llm import LLMConfig, build_llm_deployment
 from ray.serve.llm.deployment import LLMServer
 
+from actors.names import engine_deployment
 from mesh.core.settings import EngineSettings, ObservabilitySettings
-from mesh.core.tracing import configure_tracing
 from serve_apps.llm.deployment import LLMService
-from serve_apps.llm.measures import Measures
 from serve_apps.llm.vllm_engine import VLLMEngine
 
 
@@ -29,30 +28,30 @@ class VLLMService(LLMService, LLMServer):  # type: ignore[misc, unused-ignore]  
         self,
         llm_config: LLMConfig,
         *,
+        name: str,
         engine: EngineSettings,
         adapters: Mapping[str, str],
         observability: ObservabilitySettings,
     ) -> None:
-        """``adapters``: model id → folder on this node."""
+        """``name``: of the engine in the settings. ``adapters``: model id → folder on this node."""
         await LLMServer.__init__(self, llm_config)
-        configure_tracing("maily-llm", observability.otlp_endpoint, observability.trace_ratio)
-        for number, (name, folder) in enumerate(adapters.items(), start=1):
+        for number, (model, folder) in enumerate(adapters.items(), start=1):
             await self.engine.resolve_lora(
                 DiskMultiplexConfig(
-                    model_id=name,
+                    model_id=model,
                     max_total_tokens=None,
                     local_path=folder,
                     lora_assigned_int_id=number,
                 )
             )
-        self._engine = VLLMEngine(
+        served = VLLMEngine(
             self.engine,
             (engine.model, *adapters),
             context_tokens=engine.context_tokens,
             slots=engine.slots,
             queue=engine.queue_limit,
         )
-        self._measures = Measures(engine.model, self._engine)
+        self.hold(name, served, observability)
 
 
 def build_vllm_app(
@@ -63,17 +62,18 @@ def build_vllm_app(
     adapters: Mapping[str, Path],
     observability: ObservabilitySettings,
 ) -> Application:
-    """The application of one vLLM engine. ``name``: of its deployment. ``model``: a folder, or a
+    """The application of one vLLM engine. ``name``: in the settings. ``model``: a folder, or a
     hub's repository that each node fetches by itself; folders are the same on every node."""
     return build_llm_deployment(
         llm_config(engine, model, bool(adapters)),
         deployment_cls=VLLMService,
         bind_kwargs={
+            "name": name,
             "engine": engine,
             "adapters": {key: str(folder) for key, folder in adapters.items()},
             "observability": observability,
         },
-        override_serve_options={"name": name},
+        override_serve_options={"name": engine_deployment(name)},
     )
 
 
