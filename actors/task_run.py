@@ -31,7 +31,7 @@ from mesh.core.errors import Cancelled, DeadlineExceeded, Fenced, Internal, Mail
 from mesh.core.genai import workflow_span
 from mesh.core.logging import get_logger
 from mesh.core.tracing import current_traceparent
-from mesh.llm.call import Call, calling
+from mesh.llm.call import TASKS, Call, calling
 from mesh.resilience.deadline import Deadline
 from mesh.storage.tasks import TaskRepository, TaskRow
 from mesh.streams.log import StreamLog
@@ -97,7 +97,7 @@ class TaskRun:
     async def run(self) -> None:
         """Never raises for what happens to the task; only when it is cancelled itself."""
         row, clock = self.task, self._parts.clock
-        call = Call(row.workspace_id, row.key_id, row.id, row.priority)
+        call = Call(row.workspace_id, row.key_id, row.id, row.priority + TASKS)
         with (
             workflow_span(
                 row.kind,

@@ -12,6 +12,10 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from uuid import UUID
 
+TASKS = -1
+"""Added to a task's priority: in an engine's queue its calls come after those that somebody sits
+and waits for."""
+
 
 @dataclass(frozen=True, slots=True)
 class Call:

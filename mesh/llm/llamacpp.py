@@ -35,15 +35,13 @@ from mesh.core.errors import (
 from mesh.llm.cancels import Cancels
 from mesh.llm.engine import INTERNAL, EngineInfo, Wire, priority_of
 from mesh.llm.forced_tools import as_tool_calls, force_tools
-from mesh.llm.llamacpp_errors import from_chunk, from_exception
+from mesh.llm.llamacpp_chunks import Cleaner
+from mesh.llm.llamacpp_errors import from_exception
 from mesh.llm.raw import RawStreams
+from mesh.llm.reading import ReadingGate
 from mesh.llm.run import Run
 from mesh.resilience.bulkhead import Bulkhead
 
-_PROGRESS = b'"prompt_progress":'
-_TIMINGS = b'"timings":'
-_ROLE = b'"role":'
-_ERROR = b'{"error":'
 _OURS = (INTERNAL | {"model"}) - {"cache_prompt"}
 
 
@@ -69,6 +67,8 @@ class LlamaCppOptions:
     prompt_cache_mib: int = 256
     """Memory for prompts that have lost their slot. Questions that begin alike (agents' worked
     examples) then need not be read anew: twice the requests per second in the email pipeline."""
+    short_bytes: int = 1_024
+    """Requests up to this size (about 250 tokens) are read at once; longer ones in turn."""
 
 
 class LlamaCppEngine(RawStreams):
@@ -84,6 +84,13 @@ class LlamaCppEngine(RawStreams):
         self._server = _start(model_path, model_id, self.options, self.api_key)
         self._admission = Bulkhead(
             "llm", concurrency=self.options.slots, queue=self.options.queue_limit
+        )
+        room = self.options.slots + self.options.queue_limit
+        self._reading = ReadingGate(
+            "reading",
+            queue=room,
+            short_bytes=self.options.short_bytes,
+            step_tokens=self.options.batch_tokens,
         )
         self._threads = ThreadPoolExecutor(self.options.slots, thread_name_prefix="llama")
         self._runs: set[Run] = set()
@@ -119,30 +126,54 @@ class LlamaCppEngine(RawStreams):
         self, body: Wire, *, chat: bool, timeout_s: float
     ) -> AsyncGenerator[list[bytes], None]:
         self._check_model(body)
-        request = _encode(_engine_body(body))
+        wire = _engine_body(body)
+        request = _encode(wire)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
-        async with self._admission.slot(timeout_s, priority=priority_of(body)):
-            server = self._server
-            if server is None:
-                raise Unavailable("the engine is shutting down", retry_after_s=1.0)
-            handle = server.handle_chat_completions if chat else server.handle_completions
+        priority = priority_of(body)
+        async with (
+            self._reading.turn(len(request), timeout_s, priority=priority) as reading,
+            self._admission.slot(deadline - loop.time(), priority=priority),
+        ):
             self._requests += 1
-            run = Run(loop)
-            self._runs.add(run)
-            run.start(self._threads, handle, request)
-            clean = _Cleaner(chat)
-            try:
-                yield []
-                async with aclosing(run.bursts(deadline)) as bursts:
-                    async for burst in bursts:
-                        yield clean(burst)
-            except MailyError:
-                raise
-            except (RuntimeError, ValueError) as exc:
-                raise from_exception(exc) from exc
-            finally:
-                await self._end(run)
+            # What is not kept would be read from its beginning.
+            pausable = wire.get("cache_prompt", True) is True
+            while True:
+                run = self._begin(request, chat)
+                reading.running(run.pause if pausable else None)
+                clean = Cleaner(chat)
+                unread = True
+                try:
+                    yield []
+                    async with aclosing(run.bursts(deadline)) as bursts:
+                        async for burst in bursts:
+                            chunks = clean(burst)
+                            if unread:
+                                unread = clean.unread > 0
+                                await reading.told(clean.unread)
+                            yield chunks
+                except MailyError:
+                    raise
+                except (RuntimeError, ValueError) as exc:
+                    raise from_exception(exc) from exc
+                finally:
+                    await self._end(run)
+                if not run.paused:
+                    return
+                await reading.again(deadline - loop.time())
+
+    def _begin(self, request: bytes, chat: bool) -> Run:
+        server = self._server
+        if server is None:
+            raise Unavailable("the engine is shutting down", retry_after_s=1.0)
+        run = Run(asyncio.get_running_loop())
+        self._runs.add(run)
+        run.start(
+            self._threads,
+            server.handle_chat_completions if chat else server.handle_completions,
+            request,
+        )
+        return run
 
     async def embed(self, texts: Sequence[str], *, timeout_s: float) -> list[list[float]]:
         raise InvalidInput(
@@ -152,10 +183,11 @@ class LlamaCppEngine(RawStreams):
     def statistics(self) -> dict[str, int | float]:
         return {
             "active": self._admission.active,
-            "queued": self._admission.queued,
+            "queued": self._admission.queued + self._reading.queued,
             "slots": self.options.slots,
-            "refused": self._admission.refused,
+            "refused": self._admission.refused + self._reading.refused,
             "requests": self._requests,
+            "gave_way": self._reading.given_way,
             "tokens_generated": self._tokens + sum(run.tokens for run in self._runs),
             **self._cancels.statistics(),
         }
@@ -167,6 +199,7 @@ class LlamaCppEngine(RawStreams):
 
     async def aclose(self) -> None:
         """Cancel what runs, then free the model."""
+        self._reading.close()
         self._admission.close()
         for run in tuple(self._runs):
             run.cancel()
@@ -193,42 +226,6 @@ class LlamaCppEngine(RawStreams):
         self._tokens += run.tokens
         if cut:
             self._cancels.add(time.perf_counter() - began, run.after_cancel)
-
-
-class _Cleaner:
-    """Takes out of a stream what is llama.cpp's own: progress, timings, errors as chunks.
-
-    Only the first chunks and the last are parsed; a quoted name in a model's text can't be
-    mistaken for a field, because inside a JSON string its quotes are escaped.
-    """
-
-    def __init__(self, chat: bool) -> None:
-        self._chat = chat
-        self._in_prompt = True
-        self._role: bytes | None = None
-        """llama.cpp puts the role into its first progress report."""
-
-    def __call__(self, burst: list[bytes]) -> list[bytes]:
-        """Raises the error that the burst holds."""
-        out: list[bytes] = []
-        for chunk in burst:
-            if chunk.startswith(_ERROR):
-                raise from_chunk(chunk, chat=self._chat)
-            if self._in_prompt:
-                if _PROGRESS in chunk:
-                    self._role = self._role or chunk
-                    continue
-                self._in_prompt = False
-                if self._chat and self._role is not None and _ROLE not in chunk:
-                    out.append(_without(self._role, "prompt_progress"))
-            out.append(_without(chunk, "timings") if _TIMINGS in chunk else chunk)
-        return out
-
-
-def _without(chunk: bytes, name: str) -> bytes:
-    wire: dict[str, Any] = orjson.loads(chunk)
-    wire.pop(name, None)
-    return orjson.dumps(wire)
 
 
 def _engine_body(body: Wire) -> Wire:

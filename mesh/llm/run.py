@@ -14,6 +14,9 @@ from typing import Any
 
 from mesh.core.errors import DeadlineExceeded
 
+PROGRESS = b'"prompt_progress":'
+"""In a chunk that reports of the prompt. Not in an answer: its quotes are escaped."""
+
 Handle = Callable[[bytes, Callable[[bytes], bool]], Any]
 
 
@@ -27,9 +30,12 @@ class Run:
         self._ended = asyncio.Event()
         self._waking = False
         self._cancel = False
+        self._pause = False
         self._error: BaseException | None = None
         self.tokens = 0
         """Chunks that came, the first (role) and last (finish) not counted."""
+        self.paused = False
+        """It ended because of ``pause``, with nothing of its answer made."""
         self.after_cancel = 0
         """Chunks that llama.cpp still made after the cancel."""
 
@@ -44,6 +50,10 @@ class Run:
     def cancel(self) -> None:
         """llama.cpp learns of it at its next token or prompt batch."""
         self._cancel = True
+
+    def pause(self) -> None:
+        """End it at its next report of the prompt's progress; a prompt that is read goes on."""
+        self._pause = True
 
     async def wait_finished(self) -> None:
         """Also when the waiting task is cancelled meanwhile: a slot given back too early would
@@ -91,6 +101,9 @@ class Run:
         """In llama.cpp's thread. True: stop."""
         if self._cancel:
             self.after_cancel += 1
+            return True
+        if self._pause and PROGRESS in chunk:
+            self.paused = True
             return True
         self.tokens += 1
         self._chunks.append(chunk)

@@ -76,6 +76,33 @@ async def test_an_error_comes_after_what_was_said(threads: ThreadPoolExecutor) -
     assert seen == [b"x"]
 
 
+async def test_a_pause_ends_it_at_a_report_of_the_prompt(threads: ThreadPoolExecutor) -> None:
+    go = threading.Event()
+
+    def handle(request: bytes, callback: Callable[[bytes], bool]) -> None:
+        callback(b'{"prompt_progress":{}}')
+        assert go.wait(30)
+        assert callback(b'{"prompt_progress":{}}')
+
+    run = await started(threads, handle)
+    bursts = run.bursts(asyncio.get_running_loop().time() + 30)
+    assert await anext(bursts) == [b'{"prompt_progress":{}}']
+    run.pause()
+    go.set()
+    assert [burst async for burst in bursts] == []
+    assert run.paused
+
+
+async def test_an_answer_that_has_begun_is_not_paused(threads: ThreadPoolExecutor) -> None:
+    run = Run(asyncio.get_running_loop())
+    run.pause()
+    run.start(threads, producing(3), b"")
+    deadline = asyncio.get_running_loop().time() + 30
+    chunks = [chunk async for burst in run.bursts(deadline) for chunk in burst]
+    assert chunks == [b"0", b"1", b"2"]
+    assert not run.paused
+
+
 async def test_waiting_for_the_end_survives_a_cancel(threads: ThreadPoolExecutor) -> None:
     """A slot given back before llama.cpp let go of it would be counted twice."""
     go = threading.Event()
