@@ -7,17 +7,11 @@ each has the settings that its demonstrations need, and nothing is left behind.
 
 from __future__ import annotations
 
-import argparse
-import os
 import tempfile
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import uvloop
-
-from benchmarks.instance import Instance, free_ports
-from benchmarks.report import RESULTS
+from benchmarks.instance import free_ports
 from benchmarks.show import (
     lifecycle,
     mesh_agents,
@@ -29,20 +23,8 @@ from benchmarks.show import (
     mesh_streams,
     simulations,
 )
-from benchmarks.show.stage import console, guarded, started
-from benchmarks.show.table import Claim, show
-
-Demo = Callable[[Instance, bool], Awaitable[list[Claim]]]
-
-
-@dataclass(frozen=True, slots=True)
-class Act:
-    """Demonstrations on one instance."""
-
-    name: str
-    settings: Mapping[str, str]
-    demos: tuple[tuple[str, Demo], ...]
-
+from benchmarks.show.stage import Act, console, guarded, play, present
+from benchmarks.show.table import Claim
 
 STREAMS = {
     "MAILY_LLM__REPLICAS": "2",
@@ -55,7 +37,6 @@ peer."""
 ACTS = (
     Act(
         "real engine",
-        {},
         (
             ("speed of the real engine", mesh_gateway.run_real),
             ("memory", mesh_memory.run),
@@ -63,14 +44,14 @@ ACTS = (
             ("agents", mesh_agents.run),
         ),
     ),
-    Act("the gateway as a proxy", mesh_gateway.SETTINGS, (("proxy", mesh_gateway.run),)),
+    Act("the gateway as a proxy", (("proxy", mesh_gateway.run),), mesh_gateway.SETTINGS),
     Act(
         "two replicas of everything",
-        {"MAILY_LLM__REPLICAS": "2", "MAILY_MEMORY__HOSTS": "2"},
         (("kills", mesh_kills.run),),
+        {"MAILY_LLM__REPLICAS": "2", "MAILY_MEMORY__HOSTS": "2"},
     ),
-    Act("engines that fail", mesh_engines.SETTINGS, (("engines", mesh_engines.run),)),
-    Act("streams", STREAMS, (("streams", mesh_streams.run),)),
+    Act("engines that fail", (("engines", mesh_engines.run),), mesh_engines.SETTINGS),
+    Act("streams", (("streams", mesh_streams.run),), STREAMS),
 )
 
 
@@ -87,17 +68,9 @@ async def demonstrate(full: bool, only: str | None) -> list[Claim]:
             if only is not None and only not in act.name:
                 continue
             home = folder / f"home-{number}"
-            claims += await guarded(act.name, lambda a=act, h=home: play(clone, a, h, full))
+            claims += await guarded(act.name, partial(play, clone, act, home, full))
         claims += await guarded("simulations", lambda: simulations.run(full))
         claims += await guarded("vLLM", lambda: vllm(clone, full))
-    return claims
-
-
-async def play(clone: lifecycle.Clone, act: Act, home: Path, full: bool) -> list[Claim]:
-    claims = []
-    async with started(clone, home, act.settings) as instance:
-        for title, demo in act.demos:
-            claims += await guarded(title, lambda d=demo: d(instance, full))
     return claims
 
 
@@ -111,12 +84,7 @@ async def vllm(clone: lifecycle.Clone, full: bool) -> list[Claim]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--full", action="store_true", default=os.environ.get("FULL") == "1")
-    parser.add_argument("--only", help="acts whose name holds this")
-    options = parser.parse_args()
-    claims = uvloop.run(demonstrate(options.full, options.only))
-    return show("Maily Mesh: the mesh in depth", claims, RESULTS / "show-mesh.json")
+    return present("Maily Mesh: the mesh in depth", "show-mesh.json", demonstrate, __doc__)
 
 
 if __name__ == "__main__":

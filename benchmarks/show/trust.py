@@ -7,19 +7,13 @@ each has the settings that its demonstrations need, and nothing is left behind b
 
 from __future__ import annotations
 
-import argparse
-import os
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
-import uvloop
-
 from benchmarks.instance import Instance, free_ports
-from benchmarks.report import RESULTS
 from benchmarks.show import (
     lifecycle,
     trust_campaign,
@@ -32,20 +26,10 @@ from benchmarks.show import (
     trust_reorg,
     trust_vectors,
 )
-from benchmarks.show.stage import console, guarded, started
-from benchmarks.show.table import Claim, show
+from benchmarks.show.stage import Act, console, guarded, play, present
+from benchmarks.show.table import Claim
 
-Demo = Callable[[Instance, bool], Awaitable[list[Claim]]]
 Pure = Callable[[Instance | None, bool], Awaitable[list[Claim]]]
-
-
-@dataclass(frozen=True, slots=True)
-class Act:
-    """Demonstrations on one instance."""
-
-    name: str
-    demos: tuple[tuple[str, Demo], ...]
-    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 def acts() -> tuple[Act, ...]:
@@ -97,22 +81,8 @@ async def demonstrate(full: bool, only: str | None) -> list[Claim]:
     return claims
 
 
-async def play(clone: lifecycle.Clone, act: Act, home: Path, full: bool) -> list[Claim]:
-    claims: list[Claim] = []
-    async with started(clone, home, act.settings) as instance:
-        await instance.wait_healthy(60)
-        for title, demo in act.demos:
-            claims += await guarded(title, partial(demo, instance, full))
-    return claims
-
-
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--full", action="store_true", default=os.environ.get("FULL") == "1")
-    parser.add_argument("--only", help="acts whose name holds this")
-    options = parser.parse_args()
-    claims = uvloop.run(demonstrate(options.full, options.only))
-    return show("Maily Mesh: trust verification", claims, RESULTS / "show-trust.json")
+    return present("Maily Mesh: trust verification", "show-trust.json", demonstrate, __doc__)
 
 
 if __name__ == "__main__":
