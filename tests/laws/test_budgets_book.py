@@ -175,3 +175,46 @@ def test_a_prompt_is_never_estimated_below_its_bytes(text: str) -> None:
     assert prompt_most(body) >= 3 * len(text.encode())
     assert prompt_most({"prompt": text}) >= len(text.encode())
     assert prompt_most(body, 4.0) < prompt_most(body) or not text
+
+
+async def test_what_others_take_while_the_counter_is_asked_is_no_refusal() -> None:
+    clock = VirtualClock()
+    counters = MemoryCounters(clock.monotonic)
+    counters._marks[WORKSPACE] = 0.0
+    book = Book(WORKSPACE, "a", clock)
+    book.set_budgets([Budget("workspace", "tokens", "total", 10_000)])
+
+    def reserve(amount: int) -> Reservation | Short:
+        return book.reserve(None, None, {"tokens": amount, "cost": 0})
+
+    async def ask(short: Short) -> None:
+        amounts = dict(short.holds)
+        asks = book.ask_for(short)
+        while asks:
+            grants = await counters.exchange(WORKSPACE, "a", [ask for _, ask in asks])
+            again = [
+                hold
+                for (hold, ask), grant in zip(asks, grants, strict=True)
+                if book.answered(hold, ask, grant, amounts[hold])
+            ]
+            for hold in again:
+                hold.seed = 0
+            asks = book.ask_for(Short(tuple((hold, amounts[hold]) for hold in again)))
+
+    short = reserve(10)
+    assert isinstance(short, Short)
+    await ask(short)
+    first = reserve(10)
+    assert isinstance(first, Reservation)
+    book.settle(first, {"tokens": 4, "cost": 0})
+    await clock.advance(1.0)  # so that nothing is asked for beyond the need
+    second = reserve(18)
+    assert isinstance(second, Short)
+    ((hold, asked),) = book.ask_for(second)
+    (grant,) = await counters.exchange(WORKSPACE, "a", [asked])
+    assert isinstance(reserve(5), Reservation)  # of what was free already
+    book.answered(hold, asked, grant, 18)
+    third = reserve(18)  # it asks again
+    assert isinstance(third, Short)
+    await ask(third)
+    assert isinstance(reserve(18), Reservation)

@@ -254,7 +254,9 @@ class Book:
         hold.known = True
         hold.last = grant
         hold.valid_until = hold.asked_at + VALID_S
-        if amount and hold.held - hold.busy < amount:
+        # By what was asked for, not by what is free now: others may have taken of it meanwhile,
+        # which is no refusal.
+        if amount and grant.held < ask.need:
             hold.denied_until = self._clock.monotonic() + DENIED_S
             hold.denied_amount = amount
             hold.settling = grant.status is Status.SETTLING
