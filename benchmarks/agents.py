@@ -31,7 +31,7 @@ from benchmarks.report import Report, Row, percentile
 RESULTS = Path(__file__).parent / "results"
 CONCURRENCY = 12
 DEADLINE_S = 240.0
-QUICK, FULL = 20, 200
+QUICK, FULL = 12, 200
 PEERS_QUICK, PEERS_FULL = 8, 60
 _ENDED = frozenset({"succeeded", "failed", "cancelled"})
 

@@ -312,7 +312,7 @@ def _note(seen: Rate) -> str:
 
 async def measure_real(instance: Instance, full: bool) -> Report:
     """Against an instance with its real engine: what of its bare speed arrives."""
-    rounds, tokens = 5 if full else 3, 256
+    rounds, tokens = 5 if full else 2, 256
     report = Report("Tokens of the real engine", {"rounds": rounds, "tokens per answer": tokens})
     mine = gateway.Target("gateway", instance.url + "/v1", instance.key, instance.model)
     async with gateway.bare_server(instance) as bare:

@@ -22,7 +22,7 @@ ALLOWED_TOOLS = frozenset({"memory.search"})
 """What any task of these demonstrations may call; none of them names a tool."""
 VICTIM = "victim-1"
 CANARY = "CANARY-VICTIM"
-QUICK_CASES = 8
+QUICK_CASES = 6
 """Hostile briefs that go through the whole pipeline in the quick run; memories are all tried."""
 
 

@@ -50,7 +50,7 @@ async def run(instance: Instance, full: bool) -> list[Claim]:
     configure_logging("show", "ERROR")
     claims = _decision()
     claims += await _figures(instance, full)
-    claims += await _lost_workers(instance, kills=10 if full else 2)
+    claims += await _lost_workers(instance, kills=10 if full else 1)
     claims.append(await _dead_coordinators(instance, tasks=12 if full else 3))
     summary = await asyncio.to_thread(run_seeds, 0, 10_000 if full else 1_000)
     figure = (

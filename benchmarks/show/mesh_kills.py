@@ -52,7 +52,7 @@ from benchmarks.show.table import Claim, show
 
 VICTIMS = tuple(kind for kind in KINDS if kind != "PostgreSQL")
 GOAL_S = 5.0
-QUICK_KILLS, FULL_KILLS = 10, 102
+QUICK_KILLS, FULL_KILLS = 8, 102
 QUICK_LEAST = 6
 """Kills below which a quick run says nothing."""
 QUICK_S, FULL_S = 120.0, 1_500.0
