@@ -82,8 +82,12 @@ class ReadingGate:
             self._reader.outranked = True
             self._reader.give_way()
 
-    def reads(self, reader: Reading | None) -> None:
+    def began(self, reader: Reading) -> None:
         self._reader = reader
+
+    def left(self, reader: Reading) -> None:
+        if self._reader is reader:
+            self._reader = None
 
     async def without_short(self, limit_s: float) -> None:
         """Until no short prompt is being read, or the limit."""
@@ -139,6 +143,8 @@ class Reading:
     async def again(self, timeout_s: float) -> None:
         """Wait for the next run. Raises what ``Bulkhead.slot`` does."""
         self._gate.given_way += 1
+        if self._done:  # it was ended with a few tokens left: they need no turn
+            return
         paused = self._gate.clock.monotonic()
         await self._gate.without_short(min(timeout_s, max(LEAST_S, paused - self._began)))
         if self.outranked:
@@ -168,9 +174,9 @@ class Reading:
     async def _enter(self, timeout_s: float) -> None:
         slot = self._gate.turns.slot(timeout_s, priority=self.priority)
         await self._held.enter_async_context(slot)
-        self._gate.reads(self)
+        self._gate.began(self)
 
     async def _leave(self) -> None:
         self._pause = None
-        self._gate.reads(None)
+        self._gate.left(self)
         await self._held.aclose()

@@ -167,6 +167,39 @@ async def test_who_can_not_go_on_where_it_was_does_not_give_way() -> None:
             assert reading.given_way == 0
 
 
+async def test_ended_at_the_last_moment_it_goes_on_without_a_turn() -> None:
+    reading = gate()
+    async with reading.turn(LONG, PATIENT_S, priority=-1) as long:
+        long.running(lambda: None)
+        await long.told(1_000)
+        urgent = reading.turn(LONG, PATIENT_S)
+        coming = asyncio.create_task(urgent.__aenter__())
+        await asyncio.sleep(0)
+        await long.told(10)  # it was on its way already
+        await coming
+        await long.again(PATIENT_S)
+        await urgent.done()
+        async with reading.turn(LONG, 0.01):  # the turn is free
+            pass
+
+
+async def test_who_fails_to_come_back_leaves_the_next_reader_alone() -> None:
+    reading, paused = gate(), list[str]()
+    async with reading.turn(LONG, PATIENT_S, priority=-1) as background:
+        background.running(lambda: None)
+        await background.told(1_000)
+        urgent = reading.turn(LONG, PATIENT_S)
+        coming = asyncio.create_task(urgent.__aenter__())
+        await asyncio.sleep(0)
+        with pytest.raises(DeadlineExceeded):
+            await background.again(0.05)
+    await coming
+    urgent.running(partial(paused.append, "urgent"))
+    await urgent.told(1_000)
+    async with reading.turn(SHORT, PATIENT_S):
+        assert paused == ["urgent"]
+
+
 async def test_short_ones_without_end_do_not_starve_it() -> None:
     reading = gate()
     async with reading.turn(LONG, PATIENT_S) as long, reading.turn(SHORT, PATIENT_S):
