@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import mmap
+import statistics
 import tempfile
 import time
 from collections.abc import Sequence
@@ -30,6 +31,7 @@ from mesh.security.keys import KeyService
 ITEMS = 100_000
 HELD_OUT = 1_000
 QUICK_REAL = 4_000
+ROUNDS = 3
 K = 10
 GOAL_RECALL, GOAL_MS = 0.99, 10.0
 SKETCHED_S = 60.0
@@ -61,43 +63,60 @@ async def speed_and_kill(instance: Instance, full: bool, folder: Path) -> list[C
         loaded = await session.do("load", vectors=paths["base.npy"], texts=paths["texts.txt"])
         number = {identity: n for n, identity in enumerate(loaded["ids"])}
         await _sketched(session, paths["queries.npy"])
-        figures = {}
-        for share, tag in SHARES.items():
-            answers = await session.do("ask", vectors=paths["queries.npy"], tag=tag, k=K)
-            exact = await asyncio.to_thread(_exact, base, queries, tag)
-            figures[share] = (
-                float(
-                    np.mean(
-                        [
-                            len({number[i] for i in ids} & set(true.tolist())) / K
-                            for ids, true in zip(answers["ids"], exact, strict=True)
-                        ]
-                    )
-                ),
-                percentile(answers["ms"], 0.5),
-                percentile(answers["ms"], 0.95),
-                any(answers["degraded"]),
-            )
+        figures = {
+            share: await _share(session, paths["queries.npy"], tag, number, base, queries)
+            for share, tag in SHARES.items()
+        }
+        rounds: dict[str, list[tuple[float, float]]] = {share: [] for share in SHARES}
+        for _ in range(ROUNDS):  # in turn: a vacuum after the load hits all alike
+            for share, tag in SHARES.items():
+                answers = await session.do("ask", vectors=paths["queries.npy"], tag=tag, k=K)
+                rounds[share].append(
+                    (percentile(answers["ms"], 0.5), percentile(answers["ms"], 0.95))
+                )
         killed = await _killed(instance, session, paths["queries.npy"])
     rate = ITEMS / loaded["seconds"]
-    recall = ", ".join(f"{share}: {f[0]:.4f}" for share, f in figures.items())
-    speed = ", ".join(f"{share}: {f[1]:.1f}/{f[2]:.1f}" for share, f in figures.items())
-    whole = not any(f[3] for f in figures.values())
+    recall = ", ".join(f"{share}: {found:.4f}" for share, (found, _) in figures.items())
+    whole = not any(degraded for _, degraded in figures.values())
+    typical = {
+        share: tuple(statistics.median(figure) for figure in zip(*taken, strict=True))
+        for share, taken in rounds.items()
+    }
+    worst = max(p95 for taken in rounds.values() for _, p95 in taken)
+    speed = ", ".join(f"{share}: {p50:.1f}/{p95:.1f}" for share, (p50, p95) in typical.items())
     return [
         Claim(
             f"memory: recall@10 by filter selectivity, {ITEMS:,} × 384 behind the actor",
             f"{recall} ({data}; {len(queries)} queries; loaded at {rate:,.0f}/s)",
             f"≥ {GOAL_RECALL}",
-            whole and all(f[0] >= GOAL_RECALL for f in figures.values()),
+            whole and all(found >= GOAL_RECALL for found, _ in figures.values()),
         ),
         Claim(
             "memory: milliseconds p50/p95 of the same, embedding excluded",
-            speed,
+            f"{speed} (medians of {ROUNDS} rounds; the worst round's p95 {worst:.1f})",
             f"p95 ≤ {GOAL_MS:g}",
-            whole and all(f[2] <= GOAL_MS for f in figures.values()),
+            whole and all(p95 <= GOAL_MS for _, p95 in typical.values()),
         ),
         killed,
     ]
+
+
+async def _share(
+    session: Session,
+    queries_path: str,
+    tag: str,
+    number: dict[str, int],
+    base: np.ndarray,
+    queries: np.ndarray,
+) -> tuple[float, bool]:
+    """Recall among those with the tag, and whether any answer was degraded."""
+    answers = await session.do("ask", vectors=queries_path, tag=tag, k=K)
+    exact = await asyncio.to_thread(_exact, base, queries, tag)
+    shares = [
+        len({number[i] for i in ids} & set(true.tolist())) / K
+        for ids, true in zip(answers["ids"], exact, strict=True)
+    ]
+    return float(np.mean(shares)), any(answers["degraded"])
 
 
 async def _killed(instance: Instance, session: Session, queries: str) -> Claim:
