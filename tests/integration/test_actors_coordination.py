@@ -26,7 +26,7 @@ from actors.worker_loop import WorkerLoop, WorkerOptions
 from mesh.contracts.mesh import Advice, WorkerInfo
 from mesh.contracts.tasks import TaskKind, TaskState
 from mesh.core.errors import Unavailable
-from mesh.llm.call import Call, current_call
+from mesh.llm.call import TASKS, Call, current_call
 from mesh.llm.engine import Wire
 from mesh.llm.fake import FakeEngine, FaultPlan
 from mesh.storage.leases import Leases
@@ -207,7 +207,7 @@ async def test_models_learn_on_whose_behalf_they_are_called(house: House) -> Non
     row = await house.create(key_id="key-7", priority=3)
     async with house.running(house.worker("w", client=Client(), runner=runner)):
         await ended(house.tasks, row)
-    assert calls == [Call(house.space, "key-7", row.id, 3)]
+    assert calls == [Call(house.space, "key-7", row.id, 3 + TASKS)]
     assert current_call() is None
 
 
