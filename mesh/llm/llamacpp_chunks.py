@@ -7,13 +7,12 @@ from typing import Any
 import orjson
 
 from mesh.llm.llamacpp_errors import from_chunk
+from mesh.llm.reading import UNKNOWN
 from mesh.llm.run import PROGRESS
 
 _TIMINGS = b'"timings":'
 _ROLE = b'"role":'
 _ERROR = b'{"error":'
-UNKNOWN = 1 << 30
-"""Tokens left to read where nothing was said of it."""
 
 
 class Cleaner:

@@ -24,6 +24,8 @@ from mesh.resilience.bulkhead import Bulkhead
 
 LEAST_S = 1.0
 """Of giving way: also who has only just begun does so."""
+UNKNOWN = 1 << 30
+"""Tokens left to read where nothing was said of it."""
 
 
 class ReadingGate:
@@ -113,7 +115,7 @@ class Reading:
         self._held = AsyncExitStack()
         self._done = False
         self._pause: Callable[[], None] | None = None
-        self._unread = 1 << 30
+        self._unread = UNKNOWN
         self._began = self._waited_s = 0.0
 
     async def __aenter__(self) -> Reading:

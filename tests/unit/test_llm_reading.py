@@ -11,8 +11,8 @@ import pytest
 
 from mesh.core.clock import VirtualClock
 from mesh.core.errors import DeadlineExceeded, Overloaded, Unavailable
-from mesh.llm.llamacpp_chunks import UNKNOWN, Cleaner
-from mesh.llm.reading import ReadingGate
+from mesh.llm.llamacpp_chunks import Cleaner
+from mesh.llm.reading import UNKNOWN, Reading, ReadingGate
 
 LONG, SHORT, PATIENT_S = 2_000, 100, 60.0
 
@@ -167,14 +167,20 @@ async def test_who_can_not_go_on_where_it_was_does_not_give_way() -> None:
             assert reading.given_way == 0
 
 
+async def outranked(reading: ReadingGate, reader: Reading) -> tuple[Reading, asyncio.Task[Reading]]:
+    """A more urgent long one comes while the reader reads."""
+    reader.running(lambda: None)
+    await reader.told(1_000)
+    urgent = reading.turn(LONG, PATIENT_S)
+    coming = asyncio.create_task(urgent.__aenter__())
+    await asyncio.sleep(0)
+    return urgent, coming
+
+
 async def test_ended_at_the_last_moment_it_goes_on_without_a_turn() -> None:
     reading = gate()
     async with reading.turn(LONG, PATIENT_S, priority=-1) as long:
-        long.running(lambda: None)
-        await long.told(1_000)
-        urgent = reading.turn(LONG, PATIENT_S)
-        coming = asyncio.create_task(urgent.__aenter__())
-        await asyncio.sleep(0)
+        urgent, coming = await outranked(reading, long)
         await long.told(10)  # it was on its way already
         await coming
         await long.again(PATIENT_S)
@@ -186,11 +192,7 @@ async def test_ended_at_the_last_moment_it_goes_on_without_a_turn() -> None:
 async def test_who_fails_to_come_back_leaves_the_next_reader_alone() -> None:
     reading, paused = gate(), list[str]()
     async with reading.turn(LONG, PATIENT_S, priority=-1) as background:
-        background.running(lambda: None)
-        await background.told(1_000)
-        urgent = reading.turn(LONG, PATIENT_S)
-        coming = asyncio.create_task(urgent.__aenter__())
-        await asyncio.sleep(0)
+        urgent, coming = await outranked(reading, background)
         with pytest.raises(DeadlineExceeded):
             await background.again(0.05)
     await coming
