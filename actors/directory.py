@@ -79,24 +79,34 @@ class Directory:
         self._clock = clock
         self._fresh_s = fresh_s
         self._owners: dict[int, str] = {}
-        self._until = float("-inf")
+        """Host and incarnation."""
+        self._asked_at = float("-inf")
         self._asking: asyncio.Task[None] | None = None
         self._asked = 0
 
     async def owners(self, shards: Sequence[int]) -> dict[int, str | None]:
         """The host of each shard; None: nobody owns it now. Raises Unavailable."""
-        if self._clock.monotonic() >= self._until or any(s not in self._owners for s in shards):
+        found = await self.incarnations(shards)
+        return {shard: owner and host_of(owner) for shard, owner in found.items()}
+
+    async def incarnations(
+        self, shards: Sequence[int], fresh_s: float | None = None
+    ) -> dict[int, str | None]:
+        """The same, with which life of the host it is (``host_of``). ``fresh_s``: what was learnt
+        longer ago does not count. Raises Unavailable."""
+        old = self._clock.monotonic() - (self._fresh_s if fresh_s is None else fresh_s)
+        if self._asked_at <= old or any(s not in self._owners for s in shards):
             await self._refresh()
         return {shard: self._owners.get(shard) for shard in shards}
 
     async def all(self) -> dict[int, str]:
         """Every shard that has an owner."""
         await self._refresh()
-        return dict(self._owners)
+        return {shard: host_of(owner) for shard, owner in self._owners.items()}
 
     def invalidate(self) -> None:
         """Somebody was not where we thought."""
-        self._until = float("-inf")
+        self._asked_at = float("-inf")
 
     def statistics(self) -> dict[str, int]:
         return {"shards": len(self._owners), "asked": self._asked}
@@ -108,12 +118,15 @@ class Directory:
 
     async def _ask(self) -> None:
         self._asked += 1
+        began = self._clock.monotonic()
         held = await self._leases.held(self._prefix)
-        self._owners = {
-            int(lease.key.removeprefix(self._prefix)): lease.owner.partition("/")[0]
-            for lease in held
-        }
-        self._until = self._clock.monotonic() + self._fresh_s
+        self._owners = {int(lease.key.removeprefix(self._prefix)): lease.owner for lease in held}
+        self._asked_at = began
+
+
+def host_of(owner: str) -> str:
+    """The host whose incarnation holds a lease."""
+    return owner.partition("/")[0]
 
 
 def _away(host: str) -> Unavailable:

@@ -52,7 +52,7 @@ def host_options(settings: Settings) -> HostOptions:
             idle_s=memory.idle_s,
             snapshot_changes=memory.snapshot_changes,
         ),
-        shards=ShardOptions(memory.lease_s, memory.heartbeat_s),
+        shards=ShardOptions(memory.lease_s, memory.heartbeat_s, memory.settle_s),
         memory=memory_options(settings),
         threads=memory.threads,
         queue_limit=memory.queue_limit,

@@ -1,9 +1,13 @@
 """Which shards a host owns: its presence, its leases, and moving shards as hosts come and go.
 
 A host says that it lives by a lease of its own; rendezvous hashing over the living says who should
-own what. What it holds and should not, it hands over (nothing is written any more, the lease ends
-at once); what it should hold and does not, it takes as soon as the lease is free. A host that dies
-is missed when its leases run out; one that comes back as a new incarnation takes its own at once.
+own what. What it should hold and does not, it takes as soon as the lease is free. A host that dies
+is missed when its leases run out; one that comes back before that takes its own at once.
+
+What it holds and should not, it hands over (nothing is written any more, the lease ends at once),
+but only to a host that has lived for a while, and a few at a time: whoever took over a dead host's
+shards has just made them serve again, and its new incarnation, which is up a moment later, would
+make everybody wait a second time.
 """
 
 from __future__ import annotations
@@ -24,6 +28,8 @@ log = get_logger("shards")
 
 _AT_ONCE = 4
 """Shards acquired side by side: other work needs connections, too."""
+_HANDED = 8
+"""Shards handed over at a time: those on the way serve nobody for about one heartbeat."""
 
 
 def not_owner(part: str, shard: int) -> Unavailable:
@@ -39,6 +45,8 @@ class ShardOptions:
 
     lease_s: float = 2.0
     heartbeat_s: float = 0.4
+    settle_s: float = 5.0
+    """A host must have lived for so long before others hand over to it what they hold."""
 
 
 class Shards:
@@ -65,6 +73,8 @@ class Shards:
         """Monotonic time until which all that is held is surely ours."""
         self._presence: Lease | None = None
         self._hosts: tuple[str, ...] = ()
+        self._seen: dict[str, tuple[str, float]] = {}
+        """Each living host's incarnation, and since when we know of it (monotonic)."""
         self._moves = 0
         self._failing: str | None = "it has not looked for its shards yet"
         self._wake = asyncio.Event()
@@ -118,15 +128,29 @@ class Shards:
 
     async def _tick(self) -> None:
         began = self._clock.monotonic()
-        await self._show()
+        # In this order: when our presence has run out, so have the shards, and all are taken.
         await self._renew(began)
-        self._hosts = tuple(
-            lease.key.removeprefix(self._ring.host_prefix)
-            for lease in await self._leases.held(self._ring.host_prefix)
-        )
+        await self._show()
+        self._look(await self._leases.held(self._ring.host_prefix))
         wanted = self._ring.shards_of(self.host, self._hosts)
-        await self._hand_over(frozenset(self._held) - wanted)
+        await self._hand_over(self._due(frozenset(self._held) - wanted))
         await self._take(sorted(wanted - frozenset(self._held)))
+
+    def _look(self, living: Sequence[Lease]) -> None:
+        now, before = self._clock.monotonic(), self._seen
+        self._seen = {}
+        for lease in living:
+            host = lease.key.removeprefix(self._ring.host_prefix)
+            known, since = before.get(host, ("", now))
+            self._seen[host] = (lease.owner, since if known == lease.owner else now)
+        self._hosts = tuple(self._seen)
+
+    def _due(self, away: frozenset[int]) -> frozenset[int]:
+        """Those of them whose rightful owner has lived long enough, and not too many."""
+        before = self._clock.monotonic() - self._options.settle_s
+        ripe = {host for host, (_, since) in self._seen.items() if since <= before}
+        owners = {shard: self._ring.owner_of(shard, self._hosts) for shard in away}
+        return frozenset([s for s in sorted(away) if owners[s] in ripe][:_HANDED])
 
     async def _show(self) -> None:
         ttl = self._options.lease_s
@@ -166,6 +190,11 @@ class Shards:
         log.info(event, part=self._ring.part, shards=sorted(shards), host=self.host)
 
     async def _take(self, shards: list[int]) -> None:
+        if not shards:
+            return
+        held = await self._leases.held(self._ring.shard_prefix)
+        others = {lease.key for lease in held if lease.owner != self.owner}
+        free = [shard for shard in shards if self._ring.shard_key(shard) not in others]
         gate = asyncio.Semaphore(_AT_ONCE)
 
         async def one(shard: int) -> None:
@@ -177,7 +206,7 @@ class Shards:
                 self._held[shard] = lease
                 self._moves += 1
 
-        await asyncio.gather(*(one(shard) for shard in shards))
+        await asyncio.gather(*(one(shard) for shard in free))
 
     async def _leave(self) -> None:
         held, self._held = [*self._held.values()], {}

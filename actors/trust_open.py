@@ -42,7 +42,7 @@ def secret_of(settings: Settings) -> bytes:
 def host_options(settings: Settings) -> HostOptions:
     trust = settings.trust
     return HostOptions(
-        shards=ShardOptions(trust.lease_s, trust.heartbeat_s),
+        shards=ShardOptions(trust.lease_s, trust.heartbeat_s, trust.settle_s),
         rolling_s=trust.batch_close_s,
         rolling_leaves=trust.batch_close_leaves,
         revocations_s=trust.revocations_close_s,

@@ -8,10 +8,11 @@ reason given when it did not.
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import asyncpg
@@ -112,6 +113,16 @@ async def _timed(name: str, check: Check) -> PartHealth:
     return PartHealth(name, True, detail, round(time.monotonic() - began, 4))
 
 
+def _http() -> httpx.AsyncClient:
+    return httpx.AsyncClient(timeout=LIMIT_S, trust_env=False, verify=_trusted())
+
+
+@cache
+def _trusted() -> ssl.SSLContext:
+    """Once: reading all the authorities takes longer than most of the questions."""
+    return httpx.create_ssl_context()
+
+
 async def _postgres(settings: Settings) -> str:
     connection = await asyncpg.connect(settings.postgres_url, timeout=LIMIT_S)
     try:
@@ -132,7 +143,7 @@ async def _valkey(settings: Settings) -> str:
 
 
 async def _evm(url: str) -> str:
-    async with httpx.AsyncClient(timeout=LIMIT_S, trust_env=False) as client:
+    async with _http() as client:
         response = await client.post(
             url, json={"jsonrpc": "2.0", "id": 1, "method": "eth_blockNumber", "params": []}
         )
@@ -159,7 +170,7 @@ async def _dashboard(settings: Settings, path: str) -> dict[str, Any]:
     if settings.profile != "embedded":
         raise RuntimeError("only known in the embedded profile")
     token = Layout(settings.home).secret("ray-token")
-    async with httpx.AsyncClient(timeout=LIMIT_S, trust_env=False) as client:
+    async with _http() as client:
         response = await client.get(
             f"http://127.0.0.1:{settings.ray.dashboard_port}{path}",
             headers={"authorization": f"Bearer {token}"},
@@ -191,7 +202,7 @@ def _replicas(deployment: dict[str, Any]) -> str:
 
 async def _gateway(settings: Settings, serve: asyncio.Task[dict[str, Any]]) -> str:
     """Its own readiness, as clients see it, and its replicas."""
-    async with httpx.AsyncClient(timeout=LIMIT_S, trust_env=False) as client:
+    async with _http() as client:
         response = await client.get(f"{settings.gateway_url}/readyz")
     if response.status_code != 200:
         raise RuntimeError(f"/readyz says {response.status_code}: {response.text[:300]}")
@@ -203,7 +214,7 @@ async def _gateway(settings: Settings, serve: asyncio.Task[dict[str, Any]]) -> s
 
 async def _haproxy(settings: Settings) -> str:
     """Serve's own health rule in HAProxy: at least one replica of a backend is up."""
-    async with httpx.AsyncClient(timeout=LIMIT_S, trust_env=False) as client:
+    async with _http() as client:
         response = await client.get(f"{settings.gateway_url}/-/healthz")
     if response.status_code != 200:
         raise RuntimeError(f"/-/healthz says {response.status_code}: {response.text[:200]}")

@@ -83,7 +83,8 @@ def settings_for(dsn: str, valkey: str, home: Path, **memory_settings: Any) -> S
         redis=RedisSettings(url=SecretStr(valkey)),
         security=SecuritySettings(secret=SecretStr(SECRET)),
         memory=MemorySettings(
-            **{"lease_s": 0.8, "heartbeat_s": 0.1, "pass_s": 3_600.0} | memory_settings
+            **{"lease_s": 0.8, "heartbeat_s": 0.1, "settle_s": 0.3, "pass_s": 3_600.0}
+            | memory_settings
         ),
     )
 

@@ -83,6 +83,7 @@ def settings_for(dsn: str, valkey: str, home: Path, **trust: Any) -> Settings:
             **{
                 "lease_s": 0.8,
                 "heartbeat_s": 0.1,
+                "settle_s": 0.3,
                 "batch_close_s": 3_600.0,
                 "revocations_close_s": 0.2,
             }

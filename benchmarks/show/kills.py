@@ -55,9 +55,15 @@ def find_processes(instance: Instance, kind: str) -> list[psutil.Process]:
     return sorted(found, key=lambda process: process.create_time())
 
 
+async def look_for(instance: Instance, kind: str) -> list[psutil.Process]:
+    """``find_processes`` aside: it reads a hundred files of processes that fight for the
+    processors, and whoever measures users meanwhile must not wait for it."""
+    return await asyncio.to_thread(find_processes, instance, kind)
+
+
 async def healed(instance: Instance, kind: str, victim: psutil.Process, count: int) -> bool:
     """The victim is gone, as many of its kind run as before, and every part is healthy."""
-    running = find_processes(instance, kind)
+    running = await look_for(instance, kind)
     if victim in running:
         return False
     enough = len(running) >= (1 if kind == "PostgreSQL" else count)  # its backends come and go
@@ -106,7 +112,7 @@ async def one_kill(
             outcome.problems.append(f"{tasks} submissions made {outcome.accepted} tasks")
         followers = [asyncio.create_task(follow(session, instance, t, until)) for t in ids]
         await asyncio.sleep(delay_s)
-        before = find_processes(instance, kind)
+        before = await look_for(instance, kind)
         if not before:
             raise RuntimeError(f"no process of kind {kind!r} runs")
         victim = before[0]

@@ -24,7 +24,7 @@ from benchmarks.coordination.servers import Servers, scratch
 from benchmarks.coordination.steps import step_overhead_ms
 from benchmarks.instance import Instance
 from benchmarks.report import percentile
-from benchmarks.show.kills import find_processes, healed
+from benchmarks.show.kills import healed, look_for
 from benchmarks.show.mesh_client import get_task, submit
 from benchmarks.show.table import Claim
 from benchmarks.sim_mesh import run_seeds
@@ -124,7 +124,7 @@ async def _lost_workers(instance: Instance, kills: int) -> list[Claim]:
                 await submit(session, instance, f"kill {number}, email {n}") for n in range(EMAILS)
             ]
             await _both_busy(db, tasks)
-            before = find_processes(instance, "agent worker")
+            before = await look_for(instance, "agent worker")
             victim = before[number % len(before)]
             (row,) = await db.fetch("SELECT clock_timestamp() AS now")
             victim.kill()
@@ -149,14 +149,14 @@ async def _lost_workers(instance: Instance, kills: int) -> list[Claim]:
 
 async def _dead_coordinators(instance: Instance, tasks: int) -> Claim:
     """Every coordinator is killed again and again, as soon as it is back, while tasks run."""
-    before = find_processes(instance, "coordinator")
+    before = await look_for(instance, "coordinator")
     killed = 0
     stop = asyncio.Event()
 
     async def keep_dead() -> None:
         nonlocal killed
         while not stop.is_set():
-            for process in find_processes(instance, "coordinator"):
+            for process in await look_for(instance, "coordinator"):
                 with contextlib.suppress(psutil.Error):
                     process.kill()
                     killed += 1

@@ -36,7 +36,7 @@ import uvloop
 
 from benchmarks.instance import Instance, find_instance
 from benchmarks.report import percentile
-from benchmarks.show.kills import KINDS, find_processes
+from benchmarks.show.kills import KINDS, look_for
 from benchmarks.show.mesh_client import brief, read_events
 from benchmarks.show.mesh_load import (
     MeshLoad,
@@ -47,7 +47,7 @@ from benchmarks.show.mesh_load import (
     recall,
     remember,
 )
-from benchmarks.show.probes import LIMIT_S, Prober, recovery_s, slowest
+from benchmarks.show.probes import LIMIT_S, Prober, Stalls, recovery_s, slowest
 from benchmarks.show.table import Claim, show
 
 VICTIMS = tuple(kind for kind in KINDS if kind != "PostgreSQL")
@@ -62,6 +62,8 @@ WHOLE_S = 45.0
 """A runtime that is not whole again after so long is a problem of its own."""
 TASKS = 6
 POLL_S = 0.05
+WATCH_S = 0.2
+"""Between two looks at the processes: looking costs the machine something, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +208,7 @@ class Butcher:
         self.kills.append(kill)
         limit = kill.at + WHOLE_S
         while time.monotonic() < limit:
-            running = [p for p in find_processes(self._instance, plan.kind) if p != victim]
+            running = [p for p in await look_for(self._instance, plan.kind) if p != victim]
             if kill.serving is None and running:
                 kill.serving = time.monotonic()
             back = all(prober.served(kill.at) for prober in self._watch)
@@ -214,7 +216,7 @@ class Butcher:
                 kill.whole = time.monotonic()
                 await self._served_since(kill.whole)
                 return
-            await asyncio.sleep(POLL_S)
+            await asyncio.sleep(WATCH_S)
         kill.until = time.monotonic()
         sick = [p.probes[-1].problem for p in self._watch if p.probes and p.probes[-1].problem]
         self.problems.append(f"{plan.kind}: not whole again after {WHOLE_S:.0f} s {sick}")
@@ -228,11 +230,11 @@ class Butcher:
 
     async def _found(self, kind: str) -> list[psutil.Process]:
         limit = time.monotonic() + WHOLE_S
-        while not (found := find_processes(self._instance, kind)):
+        while not (running := await look_for(self._instance, kind)):
             if time.monotonic() > limit:
                 raise RuntimeError(f"no process of kind {kind!r} runs")
-            await asyncio.sleep(POLL_S)
-        return found
+            await asyncio.sleep(WATCH_S)
+        return running
 
 
 async def run(
@@ -251,7 +253,8 @@ async def run(
         probed: list[str] = []
         watch = probers(session, instance, probed, with_memory=memory)
         load = MeshLoad(session, instance, seed, TASKS, memories=memory)
-        probing = [asyncio.create_task(prober.run()) for prober in watch]
+        stalls = Stalls()
+        probing = [asyncio.create_task(one.run()) for one in (*watch, stalls)]
         loading = asyncio.create_task(load.run())
         butcher = Butcher(instance, watch)
         try:
@@ -283,7 +286,7 @@ async def run(
             stored > 0 and not lost[0] and not lost[1] if memory else None,
         ),
         _recovery_claim(done, butcher.problems, len(done) >= (100 if full else QUICK_LEAST)),
-        _failures_claim(watch, done),
+        _failures_claim(watch, done, stalls),
     ]
 
 
@@ -352,7 +355,7 @@ def _recovery_claim(done: list[Kill], problems: list[str], enough: bool) -> Clai
     )
 
 
-def _failures_claim(watch: list[Prober], done: list[Kill]) -> Claim:
+def _failures_claim(watch: list[Prober], done: list[Kill], stalls: Stalls) -> Claim:
     """For the record: what a client that tries once saw."""
     figures = []
     for prober in watch:
@@ -361,7 +364,9 @@ def _failures_claim(watch: list[Prober], done: list[Kill]) -> Claim:
         figures.append(f"{prober.name} {len(failed)} of {len(prober.probes)}{words}")
     return Claim(
         "probes that try once and failed meanwhile",
-        ", ".join(figures) + f"; {len(done)} kills",
+        ", ".join(figures)
+        + f"; {len(done)} kills; the measuring process itself stood still for at most "
+        f"{stalls.longest_s:.2f} s",
         "(for the record)",
         True,
     )

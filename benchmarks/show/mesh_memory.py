@@ -22,7 +22,7 @@ from benchmarks.corpus import corpus, have, spread
 from benchmarks.instance import Instance, find_instance
 from benchmarks.memory_driver import SHARES, STEPS, Session, start
 from benchmarks.report import percentile
-from benchmarks.show.kills import find_processes
+from benchmarks.show.kills import look_for
 from benchmarks.show.mesh_load import call
 from benchmarks.show.table import Claim, show
 from mesh.core.clock import SystemClock
@@ -121,7 +121,7 @@ async def _share(
 
 async def _killed(instance: Instance, session: Session, queries: str) -> Claim:
     before = await session.do("ask", vectors=queries, tag="every-10", k=K)
-    victims = find_processes(instance, "memory host")
+    victims = await look_for(instance, "memory host")
     for victim in victims:
         victim.kill()
     began = time.monotonic()

@@ -29,7 +29,7 @@ import aiohttp
 from benchmarks.instance import Instance
 from benchmarks.report import percentile
 from benchmarks.show import drain
-from benchmarks.show.kills import find_processes
+from benchmarks.show.kills import look_for
 from benchmarks.show.mesh_client import get_task, read_events
 from benchmarks.show.table import Claim
 from benchmarks.streams import Size, gateways, log_of, own_tasks
@@ -112,7 +112,7 @@ async def _one_cursor(instance: Instance, kills: int) -> list[Claim]:
     readers: list[Broken] = []
     problems: list[str] = []
     struck: list[float] = []
-    if len(find_processes(instance, "engine replica")) < 2:
+    if len(await look_for(instance, "engine replica")) < 2:
         problems.append("llm.replicas is below 2: there is no warm peer")
     async with aiohttp.ClientSession() as session:
         for number in range(kills):
@@ -228,14 +228,14 @@ async def _kill(instance: Instance, some: list[Broken]) -> float:
     until = time.monotonic() + 60
     while sum(len(one.at) >= 3 for one in some) < len(some) * 0.6 and time.monotonic() < until:  # noqa: ASYNC110
         await asyncio.sleep(0.02)
-    replicas = find_processes(instance, "engine replica")
+    replicas = await look_for(instance, "engine replica")
     replicas[0].kill()
     return time.time()
 
 
 async def _healthy_again(instance: Instance) -> None:
     until = time.monotonic() + 60
-    while len(find_processes(instance, "engine replica")) < 2 and time.monotonic() < until:  # noqa: ASYNC110
+    while len(await look_for(instance, "engine replica")) < 2 and time.monotonic() < until:  # noqa: ASYNC110
         await asyncio.sleep(0.2)
     await instance.wait_healthy(60)
 

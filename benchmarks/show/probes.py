@@ -60,6 +60,19 @@ class Prober:
         return bool(later) and later[-1].problem is None
 
 
+@dataclass(slots=True)
+class Stalls:
+    """How long this process's own event loop stood still: what a probe took may be that, too."""
+
+    longest_s: float = 0.0
+
+    async def run(self, every_s: float = 0.05) -> None:
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(every_s)
+            self.longest_s = max(self.longest_s, time.monotonic() - before - every_s)
+
+
 def recovery_s(probes: Sequence[Probe], killed: float, whole: float, until: float) -> float | None:
     """Seconds from the kill until the function was served again for good; None: not before
     ``until`` (the next kill). ``whole``: when the runtime was whole again."""

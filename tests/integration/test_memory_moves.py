@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,49 @@ async def test_a_killed_hosts_shards_are_taken_over_and_answer_alike(house: Hous
     await house.hosts.settled(ZERO, ONE)
     assert await answers(house, names) == before
     assert house.hosts.hosts[ZERO].shards.held == shards_of(ZERO, [ZERO, ONE])
+
+
+async def test_what_was_taken_over_stays_until_its_owner_has_settled(
+    database_dsn: str, valkey_url: str, home: Path
+) -> None:
+    settings = settings_for(database_dsn, valkey_url, home, settle_s=600.0)
+    async with open_house(settings, ONE) as house:
+        shards = house.hosts.hosts[ONE].shards
+        await house.remember(memory("Here before the other came."))
+        newcomer = house.hosts.start(ZERO).shards
+        async with asyncio.timeout(15):
+            while len(shards._hosts) + len(newcomer._hosts) < 4:  # noqa: ASYNC110 - no event
+                await asyncio.sleep(0.02)
+        await asyncio.sleep(0.5)
+        assert shards.held == set(range(64))
+        assert not newcomer.held
+        shards._options = replace(shards._options, settle_s=0.0)
+        await house.hosts.settled(ZERO, ONE)
+        told = await house.recall(asked("who came"))
+        assert [hit.item.text for hit in told.hits] == ["Here before the other came."]
+
+
+async def test_nobody_waits_for_a_dead_host_whose_shards_another_has(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (item,) = await house.remember(memory("Said before it died."))
+    namespace = house.client._parts.vault.namespace_id(house.workspace, BRAND)
+    shard = shard_of(namespace)
+    dead = next(n for n, loop in house.hosts.hosts.items() if shard in loop.shards.held)
+    call = house.hosts.call
+
+    async def hangs(host: str, *rest: Any) -> Any:
+        if host == dead:
+            await asyncio.Event().wait()  # nobody says that it is gone
+        return await call(host, *rest)
+
+    monkeypatch.setattr(house.hosts, "call", hangs)
+    await house.hosts.kill(dead)
+    # Without a limit for one try: only the watch over the leases can end the first one.
+    until = house.context.clock.monotonic() + 30.0
+    owners = house.client._owners
+    found = await owners.ask(shard, "item", (house.workspace, namespace, item.id), until)
+    assert found.id == item.id
 
 
 async def test_writes_wait_for_the_new_owner_and_reads_fall_back(house: House) -> None:

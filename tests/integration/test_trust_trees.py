@@ -27,7 +27,8 @@ async def house(
     database_dsn: str, valkey_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[House]:
     async with open_house(
-        settings_for(database_dsn, valkey_url, tmp_path_factory.mktemp("trees"))
+        # Nobody dies here, and a machine that is busy for a second must not take a shard away.
+        settings_for(database_dsn, valkey_url, tmp_path_factory.mktemp("trees"), lease_s=30.0)
     ) as opened:
         yield opened
 
