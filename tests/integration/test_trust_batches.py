@@ -53,7 +53,7 @@ async def shared(
     database_dsn: str, valkey_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[House]:
     home = tmp_path_factory.mktemp("trust")
-    async with open_house(settings_for(database_dsn, valkey_url, home)) as opened:
+    async with open_house(settings_for(database_dsn, valkey_url, home, lease_s=30.0)) as opened:
         yield opened
 
 
