@@ -339,6 +339,7 @@ async def _cancelled(client: Client, count: int) -> list[Claim]:
     """Real llama.cpp: leave in the middle of streams and of whole answers, then watch the slots."""
     before = await client.engine("default")
     waits: list[float] = []
+    ended = 0
     for number in range(count):
         unary = number % 3 == 2
         body = {
@@ -347,8 +348,7 @@ async def _cancelled(client: Client, count: int) -> list[Claim]:
             "max_tokens": 900,
             "stream": not unary,
         }
-        asked = asyncio.create_task(_leave(client, body, unary))
-        await asked
+        ended += not await _leave(client, body, unary)
         left = time.perf_counter()
         while (await client.engine("default"))["figures"][0]["active"]:
             if time.perf_counter() - left > 5:
@@ -365,11 +365,11 @@ async def _cancelled(client: Client, count: int) -> list[Claim]:
             f"p50 {p50 * 1e3:.0f} ms, p99 {p99 * 1e3:.0f} ms from the client's socket; "
             f"{figures['cancel_p99_s'] * 1e3:.0f} ms p99 in the engine",
             "p99 ≤ 150 ms",
-            p99 <= 0.15 and cancelled >= count,
+            p99 <= 0.15 and cancelled >= count - ended and ended <= count // 20,
         ),
         Claim(
             "tokens made after a cancel",
-            f"{after:.0f} in {cancelled:.0f} cancels, at most "
+            f"{after:.0f} in {cancelled:.0f} cancels ({ended} stories ended first), at most "
             f"{figures['tokens_after_cancel_most']:.0f} of one request",
             "≤ 2 a request",
             figures["tokens_after_cancel_most"] <= 2,
@@ -377,8 +377,9 @@ async def _cancelled(client: Client, count: int) -> list[Claim]:
     ]
 
 
-async def _leave(client: Client, body: dict[str, Any], unary: bool) -> None:
-    """Begin a request and drop the connection while the engine works on it."""
+async def _leave(client: Client, body: dict[str, Any], unary: bool) -> bool:
+    """Begin a request and drop the connection while the engine works on it. False: the answer was
+    whole before that, so there is nothing to cancel."""
     async with contextlib.AsyncExitStack() as stack:
         request = client.session.post("/v1/chat/completions", json=body)
         if not unary:
@@ -389,9 +390,10 @@ async def _leave(client: Client, body: dict[str, Any], unary: bool) -> None:
                 if seen > 8:
                     break
             response.close()
-            return
+            return seen > 8
         task = asyncio.create_task(request.__aenter__())
         while not (await client.engine("default"))["figures"][0]["active"]:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
-        task.cancel()
+        left = task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+        return left
