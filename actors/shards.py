@@ -72,7 +72,6 @@ class Shards:
         self._until = 0.0
         """Monotonic time until which all that is held is surely ours."""
         self._presence: Lease | None = None
-        self._hosts: tuple[str, ...] = ()
         self._seen: dict[str, tuple[str, float]] = {}
         """Each living host's incarnation, and since when we know of it (monotonic)."""
         self._moves = 0
@@ -101,7 +100,7 @@ class Shards:
         return self._failing
 
     def statistics(self) -> dict[str, int | float]:
-        return {"shards": len(self._held), "hosts": len(self._hosts), "moves": self._moves}
+        return {"shards": len(self._held), "hosts": len(self._seen), "moves": self._moves}
 
     async def run(self) -> None:
         """Until cancelled; then everything is given back."""
@@ -132,7 +131,7 @@ class Shards:
         await self._renew(began)
         await self._show()
         self._look(await self._leases.held(self._ring.host_prefix))
-        wanted = self._ring.shards_of(self.host, self._hosts)
+        wanted = self._ring.shards_of(self.host, self._seen)
         await self._hand_over(self._due(frozenset(self._held) - wanted))
         await self._take(sorted(wanted - frozenset(self._held)))
 
@@ -143,13 +142,12 @@ class Shards:
             host = lease.key.removeprefix(self._ring.host_prefix)
             known, since = before.get(host, ("", now))
             self._seen[host] = (lease.owner, since if known == lease.owner else now)
-        self._hosts = tuple(self._seen)
 
     def _due(self, away: frozenset[int]) -> frozenset[int]:
         """Those of them whose rightful owner has lived long enough, and not too many."""
         before = self._clock.monotonic() - self._options.settle_s
         ripe = {host for host, (_, since) in self._seen.items() if since <= before}
-        owners = {shard: self._ring.owner_of(shard, self._hosts) for shard in away}
+        owners = {shard: self._ring.owner_of(shard, self._seen) for shard in away}
         return frozenset([s for s in sorted(away) if owners[s] in ripe][:_HANDED])
 
     async def _show(self) -> None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
+import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.instance import Instance
@@ -293,11 +294,10 @@ async def _killed(client: Client, streams: int) -> Claim:
     )
 
 
-def _title(process: Any) -> str:
-    try:
+def _title(process: psutil.Process) -> str:
+    with contextlib.suppress(psutil.Error, IndexError):  # it ended meanwhile, or has no title
         return str(process.cmdline()[0])
-    except Exception:  # it ended meanwhile, or has no title
-        return ""
+    return ""
 
 
 async def _hedged(client: Client, count: int) -> Claim:

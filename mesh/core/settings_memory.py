@@ -6,15 +6,13 @@ from pathlib import Path
 
 from pydantic import Field
 
-from mesh.core.settings_section import LeasedSection
+from mesh.core.settings_section import ShardedSection
 
 
-class MemorySettings(LeasedSection):
+class MemorySettings(ShardedSection):
     hosts: int = Field(default=2, ge=0, le=64)
     """Processes that own the shards; each takes over another's within seconds. 0: nothing is
     remembered, and what was is read from the database."""
-    settle_s: float = Field(default=5.0, ge=0, le=600)
-    """A host must have lived for so long before others hand over to it what they hold."""
     threads: int = Field(default=2, ge=1, le=64)
     """That search at once in one host."""
     exact_up_to: int = Field(default=20_000, ge=1_000)

@@ -27,3 +27,10 @@ class LeasedSection(Section):
         if self.heartbeat_s * 2 > self.lease_s:
             raise ValueError("heartbeat_s must be at most half of lease_s")
         return self
+
+
+class ShardedSection(LeasedSection):
+    """A part whose hosts own shards."""
+
+    settle_s: float = Field(default=5.0, ge=0, le=600)
+    """A host must have lived for so long before others hand over to it what they hold."""

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, SecretStr, StringConstraints, model_validator
 
-from mesh.core.settings_section import LeasedSection, Section
+from mesh.core.settings_section import Section, ShardedSection
 
 NetworkName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
 
@@ -49,12 +49,10 @@ class NetworkSettings(Section):
     of a real network."""
 
 
-class TrustSettings(LeasedSection):
+class TrustSettings(ShardedSection):
     hosts: int = Field(default=1, ge=0, le=16)
     """Processes that take messages in and close batches; each takes over another's within
     seconds. 0: nothing is certified, and what was is read from the database."""
-    settle_s: float = Field(default=5.0, ge=0, le=600)
-    """A host must have lived for so long before others hand over to it what they hold."""
     key_name: str = Field(default="localhost/trust", pattern=r"^[!-*,-~]{1,200}$")
     """Name of the keys that sign: an address without scheme that readers know you by."""
     public_url: str | None = Field(default=None, pattern=r"^https?://[^\s]+$")

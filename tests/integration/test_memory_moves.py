@@ -84,7 +84,7 @@ async def test_what_was_taken_over_stays_until_its_owner_has_settled(
         await house.remember(memory("Here before the other came."))
         newcomer = house.hosts.start(ZERO).shards
         async with asyncio.timeout(15):
-            while len(shards._hosts) + len(newcomer._hosts) < 4:  # noqa: ASYNC110 - no event
+            while len(shards._seen) + len(newcomer._seen) < 4:  # noqa: ASYNC110 - no event
                 await asyncio.sleep(0.02)
         await asyncio.sleep(0.5)
         assert shards.held == set(range(64))
